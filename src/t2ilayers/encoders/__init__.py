@@ -1,0 +1,17 @@
+"""Text and image encoders, and the vocabulary between captions and tokens."""
+
+from .image import ConvImageEncoder, ImageFeatures, InceptionImageEncoder
+from .text import LSTMTextEncoder, TextFeatures
+from .vocabulary import EmptyCaptionError, UnknownWordError, Vocabulary, tokenize
+
+__all__ = [
+    "ConvImageEncoder",
+    "EmptyCaptionError",
+    "ImageFeatures",
+    "InceptionImageEncoder",
+    "LSTMTextEncoder",
+    "TextFeatures",
+    "UnknownWordError",
+    "Vocabulary",
+    "tokenize",
+]

@@ -1,0 +1,5 @@
+"""Other people's checkpoints."""
+
+from . import official
+
+__all__ = ["official"]

@@ -1,0 +1,8 @@
+"""Modules over the ops: each owns parameters and nothing else."""
+
+from .affine_norm import SemanticAffineBN
+from .discriminator import DownBlock, MatchingHead
+from .mask import MaskPredictor
+from .ssa_conv import SSAConv
+
+__all__ = ["DownBlock", "MaskPredictor", "MatchingHead", "SSAConv", "SemanticAffineBN"]

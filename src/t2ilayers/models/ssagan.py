@@ -1,0 +1,445 @@
+"""SSA-GAN: generator, matching-aware discriminator, and the model that a user saves and loads.
+
+Source: Liao et al., *Text to Image Generation with Semantic-Spatial Aware GAN*, arXiv 2104.00567.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from ..encoders import ConvImageEncoder, InceptionImageEncoder, LSTMTextEncoder, Vocabulary
+from ..layers import DownBlock, MatchingHead, SSAConv
+from ..ops.masked_affine_norm import Impl
+
+
+class SSAGeneratorOutput(NamedTuple):
+    """What the generator returns.
+
+    Attributes:
+        images: ``(N, 3, S, S)`` in [-1, 1].
+        masks: one mask a block, coarse to fine, ``(N, 1, s, s)`` for s = 4, 8, ..., S, in [0, 1].
+
+    Example:
+        >>> output = SSAGenerator(16, ngf=4)(torch.randn(2, 100), torch.randn(2, 256))
+        >>> [tuple(mask.shape) for mask in output.masks]
+        [(2, 1, 4, 4), (2, 1, 8, 8), (2, 1, 16, 16)]
+    """
+
+    images: Tensor
+    masks: tuple[Tensor, ...]
+
+
+def _check_image_size(image_size: int) -> None:
+    if image_size < 16 or image_size & (image_size - 1):
+        raise ValueError(f"image_size must be a power of two from 16, got {image_size}")
+
+
+class SSAGenerator(nn.Module):
+    r"""Noise and a sentence to a picture, through one :class:`~t2ilayers.layers.SSAConv` a scale.
+
+    .. math::
+        h_0 = \mathrm{fc}(z), \quad (h_{i+1}, m_i) = \mathrm{SSAConv}_i(h_i, e), \quad
+        \mathrm{image} = \tanh(\mathrm{conv}(\mathrm{lrelu}(\mathrm{BN}(h))))
+
+    Blocks work at 4, 8, ..., S px; the one whose output is r px wide has ``ngf * min(8, S / r)`` channels.
+
+    Args:
+        image_size: S, a power of two from 16.
+        ngf: base width.
+        z_dim: length of the noise.
+        cond_dim: D, the length of the sentence.
+        mask_channels: hidden channels of the mask predictors.
+        impl: see :func:`~t2ilayers.ops.masked_affine_norm`.
+
+    Shapes:
+        ``z (N, z_dim)`` from N(0, I), ``cond (N, D)``, ``masks`` a sequence with one entry a block, coarse
+        to fine, each ``(N, 1, s, s)`` in [0, 1], or None where the block predicts its own. Returns
+        :class:`SSAGeneratorOutput`: images ``(N, 3, S, S)`` in [-1, 1] and the masks used.
+
+    Raises:
+        ValueError: a size that is no power of two, or shapes that do not fit.
+
+    Source: arXiv 2104.00567, section 3.1, figure 2.
+
+    Example:
+        >>> generator = SSAGenerator(image_size=32, ngf=8)
+        >>> images, masks = generator(torch.randn(2, 100), torch.randn(2, 256))
+        >>> images.shape, len(masks)
+        (torch.Size([2, 3, 32, 32]), 4)
+        >>> everywhere = torch.ones(2, 1, 32, 32)
+        >>> images, masks = generator(torch.randn(2, 100), torch.randn(2, 256), [None, None, None, everywhere])
+    """
+
+    def __init__(
+        self,
+        image_size: int = 256,
+        ngf: int = 64,
+        z_dim: int = 100,
+        cond_dim: int = 256,
+        *,
+        mask_channels: int = 100,
+        impl: Impl = "auto",
+    ) -> None:
+        super().__init__()
+        _check_image_size(image_size)
+        self.image_size = image_size
+        self.z_dim = z_dim
+        sides = [2**i for i in range(2, image_size.bit_length())]  # 4, 8, ..., image_size
+        widths = [ngf * min(8, image_size // side) for side in sides]
+        self.fc = nn.Linear(z_dim, 8 * ngf * 4 * 4)
+        self.blocks = nn.ModuleList(
+            SSAConv(c_in, c_out, cond_dim, upsample=side > 4, mask_channels=mask_channels, impl=impl)
+            for side, c_in, c_out in zip(sides, [8 * ngf, *widths], widths, strict=False)
+        )
+        self.to_image = nn.Sequential(
+            nn.BatchNorm2d(widths[-1]),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(widths[-1], 3, 3, padding=1),
+            nn.Tanh(),
+        )
+
+    def forward(
+        self, z: Tensor, cond: Tensor, masks: Sequence[Tensor | None] | None = None
+    ) -> SSAGeneratorOutput:
+        if z.dim() != 2 or z.shape[1] != self.z_dim or len(z) != len(cond):
+            raise ValueError(
+                f"z must be (N, z_dim) = {(len(cond), self.z_dim)}, one row a sentence, got {tuple(z.shape)}"
+            )
+        if masks is None:
+            masks = [None] * len(self.blocks)
+        if len(masks) != len(self.blocks):
+            raise ValueError(f"masks must have one entry a block, {len(self.blocks)}, got {len(masks)}")
+        x = self.fc(z).unflatten(1, (-1, 4, 4))  # (N, 8·ngf, 4, 4)
+        used = []
+        for block, given in zip(self.blocks, masks, strict=True):
+            x, mask = block(x, cond, given)
+            used.append(mask)
+        return SSAGeneratorOutput(self.to_image(x), tuple(used))
+
+    def extra_repr(self) -> str:
+        return f"image_size={self.image_size}, z_dim={self.z_dim}"
+
+
+class MatchingAwareDiscriminator(nn.Module):
+    r"""One logit for "this is a real picture of this sentence".
+
+    .. math:: D(I, e) = \mathrm{head}(\mathrm{features}(I), e)
+
+    A 3x3 convolution, then :class:`~t2ilayers.layers.DownBlock`\ s to 4x4 px, as wide as
+    ``ndf * min(16, 2^i)`` after the i-th, then :class:`~t2ilayers.layers.MatchingHead`. Features do not
+    depend on the sentence, so one pass over real pictures scores them against several sentences.
+
+    Args:
+        image_size: S, a power of two from 16.
+        ndf: base width.
+        cond_dim: D, the length of the sentence.
+
+    Shapes:
+        :meth:`features`: ``images (N, 3, S, S)`` in [-1, 1] to ``(N, C, 4, 4)``; :meth:`match`: these and
+        ``cond (N, D)`` to logits ``(N,)``; ``forward(images, cond)``: both.
+
+    Raises:
+        ValueError: a size that is no power of two, or shapes that do not fit.
+
+    Source: arXiv 2104.00567, section 3.3; DF-GAN, arXiv 2008.05865.
+
+    Example:
+        >>> discriminator = MatchingAwareDiscriminator(image_size=32, ndf=8)
+        >>> images, cond = torch.rand(4, 3, 32, 32) * 2 - 1, torch.randn(4, 256)
+        >>> features = discriminator.features(images)
+        >>> discriminator.match(features, cond).shape, discriminator.match(features, cond.roll(1, 0)).shape
+        (torch.Size([4]), torch.Size([4]))
+    """
+
+    def __init__(self, image_size: int = 256, ndf: int = 64, cond_dim: int = 256) -> None:
+        super().__init__()
+        _check_image_size(image_size)
+        self.image_size = image_size
+        halvings = image_size.bit_length() - 3  # image_size -> 4
+        widths = [ndf * min(16, 2**i) for i in range(halvings + 1)]
+        self.from_image = nn.Conv2d(3, ndf, 3, padding=1)
+        self.blocks = nn.Sequential(
+            *(DownBlock(c_in, c_out) for c_in, c_out in zip(widths, widths[1:], strict=False))
+        )
+        self.head = MatchingHead(widths[-1], 2 * ndf, cond_dim)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head looks at: ``images (N, 3, S, S)`` in [-1, 1] to ``(N, C, 4, 4)``.
+
+        Example:
+            >>> MatchingAwareDiscriminator(16, ndf=4).features(torch.zeros(2, 3, 16, 16)).shape
+            torch.Size([2, 16, 4, 4])
+        """
+        if images.dim() != 4 or images.shape[1:] != (3, self.image_size, self.image_size):
+            raise ValueError(
+                f"images must be (N, 3, {self.image_size}, {self.image_size}), got {tuple(images.shape)}"
+            )
+        return self.blocks(self.from_image(images))  # type: ignore[no-any-return]
+
+    def match(self, features: Tensor, cond: Tensor) -> Tensor:
+        """Score ``features (N, C, 4, 4)`` against ``cond (N, D)``: logits ``(N,)``.
+
+        Example:
+            >>> MatchingAwareDiscriminator(16, ndf=4).match(torch.zeros(2, 16, 4, 4), torch.zeros(2, 256)).shape
+            torch.Size([2])
+        """
+        return self.head(features, cond)  # type: ignore[no-any-return]
+
+    def forward(self, images: Tensor, cond: Tensor) -> Tensor:
+        return self.match(self.features(images), cond)
+
+    def extra_repr(self) -> str:
+        return f"image_size={self.image_size}"
+
+
+@dataclass(frozen=True)
+class SSAGANConfig:
+    """Everything that fixes the shapes of an :class:`SSAGAN`; round-trips through JSON.
+
+    The defaults are the paper's model for 256 px (CUB vocabulary).
+
+    Attributes:
+        image_size: side of the pictures in px, a power of two from 16.
+        ngf: base width of the generator.
+        ndf: base width of the discriminator.
+        z_dim: length of the noise.
+        cond_dim: length of the sentence, even.
+        embed_dim: length of a word's embedding.
+        mask_channels: hidden channels of the mask predictors.
+        vocab_size: words in the vocabulary, index 0 included.
+        max_words: a caption's longest length in words.
+        image_encoder: ``"inception"`` (published, 299 px trunk), ``"conv"`` (small, for 32 to 128 px) or
+            None. It is needed for the DAMSM loss and for R-precision, not for drawing.
+
+    Example:
+        >>> config = SSAGANConfig(image_size=32, ngf=8, ndf=8, vocab_size=10)
+        >>> SSAGANConfig.from_json(config.to_json()) == config
+        True
+    """
+
+    image_size: int = 256
+    ngf: int = 64
+    ndf: int = 64
+    z_dim: int = 100
+    cond_dim: int = 256
+    embed_dim: int = 300
+    mask_channels: int = 100
+    vocab_size: int = 5450
+    max_words: int = 18
+    image_encoder: Literal["inception", "conv"] | None = None
+
+    def to_json(self) -> str:
+        """The config as a JSON object.
+
+        Example:
+            >>> SSAGANConfig(ngf=32).to_json().splitlines()[2]
+            '  "ngf": 32,'
+        """
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The config of a JSON object; ValueError names unknown keys and text that is no JSON object.
+
+        Example:
+            >>> SSAGANConfig.from_json('{"ngf": 32}').ngf
+            32
+        """
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"a config must be a JSON object, got {type(values).__name__}")
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"unknown config keys {unknown}; known are {sorted(known)}")
+        return cls(**values)
+
+
+class SSAGAN(nn.Module):
+    """Text encoder, generator and discriminator (and, if asked for, image encoder) with their vocabulary.
+
+    Args:
+        config: sizes of all parts.
+        vocabulary: words of the captions; needed by :meth:`generate` and :meth:`save_pretrained`. Its length
+            must be ``config.vocab_size``.
+
+    Raises:
+        ValueError: a vocabulary whose length is not the config's.
+
+    Source: arXiv 2104.00567.
+
+    Example:
+        >>> vocabulary = Vocabulary.build(["a red circle", "a blue square"])
+        >>> config = SSAGANConfig(image_size=16, ngf=4, ndf=4, vocab_size=len(vocabulary))
+        >>> model = SSAGAN(config, vocabulary)
+        >>> model.generate(["a blue circle"], seed=0).images.shape
+        torch.Size([1, 3, 16, 16])
+    """
+
+    def __init__(self, config: SSAGANConfig, vocabulary: Vocabulary | None = None) -> None:
+        super().__init__()
+        if vocabulary is not None and len(vocabulary) != config.vocab_size:
+            raise ValueError(
+                f"the vocabulary must have config.vocab_size = {config.vocab_size} words, got "
+                f"{len(vocabulary)}; is it the one the text encoder was trained with?"
+            )
+        self.config = config
+        self.vocabulary = vocabulary
+        self.text_encoder = LSTMTextEncoder(config.vocab_size, config.embed_dim, config.cond_dim)
+        self.generator = SSAGenerator(
+            config.image_size, config.ngf, config.z_dim, config.cond_dim, mask_channels=config.mask_channels
+        )
+        self.discriminator = MatchingAwareDiscriminator(config.image_size, config.ndf, config.cond_dim)
+        self.image_encoder: InceptionImageEncoder | ConvImageEncoder | None = None
+        if config.image_encoder == "inception":
+            self.image_encoder = InceptionImageEncoder(config.cond_dim)
+        elif config.image_encoder == "conv":
+            self.image_encoder = ConvImageEncoder(config.image_size, config.cond_dim)
+        elif config.image_encoder is not None:
+            raise ValueError(f'image_encoder must be "inception", "conv" or None, got {config.image_encoder!r}')
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.generator.fc.weight.device
+
+    @torch.no_grad()
+    def generate(
+        self,
+        captions: Sequence[str],
+        *,
+        seed: int | None = None,
+        z: Tensor | None = None,
+        truncation: float | None = None,
+        masks: Sequence[Tensor | None] | None = None,
+    ) -> SSAGeneratorOutput:
+        """Draw one picture a caption, with running statistics and without gradients.
+
+        Args:
+            captions: N sentences; words must be in the vocabulary.
+            seed: of the noise, drawn on the CPU so that every device gets the same; None draws a fresh one.
+            z: the noise itself, ``(N, z_dim)``, instead of ``seed``.
+            truncation: draw noise from N(0, 1) cut to [-truncation, truncation]; > 0, typically 0.5 to 2.
+                Smaller is more typical and less varied. None does not cut.
+            masks: see :class:`SSAGenerator`.
+
+        Returns:
+            :class:`SSAGeneratorOutput`: images ``(N, 3, S, S)`` in [-1, 1], masks ``(N, 1, s, s)`` a block.
+
+        Raises:
+            ValueError: no vocabulary, a caption without words, an unknown word, ``z`` together with ``seed``
+                or ``truncation``, or a truncation that is not positive.
+
+        Source: truncated noise, BigGAN, arXiv 1809.11096, section 3.1.
+
+        Example:
+            >>> vocabulary = Vocabulary.build(["a red circle"])
+            >>> model = SSAGAN(SSAGANConfig(16, ngf=4, ndf=4, vocab_size=len(vocabulary)), vocabulary)
+            >>> first, second = (model.generate(["red"], seed=3, truncation=1.0).images for _ in range(2))
+            >>> bool((first == second).all())
+            True
+        """
+        if isinstance(captions, str):
+            raise ValueError("captions must be a sequence of sentences, got one string; pass [caption]")
+        if z is None:
+            z = _noise(len(captions), self.config.z_dim, seed, truncation)
+        elif seed is not None or truncation is not None:
+            raise ValueError("z is the noise itself; seed and truncation do not go with it")
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            sentence = self.encode(captions)
+            output: SSAGeneratorOutput = self.generator(z.to(self.device, sentence.dtype), sentence, masks)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        return output
+
+    def encode(self, captions: Sequence[str]) -> Tensor:
+        """The sentences' embeddings ``(N, D)``; ValueError for unknown words or captions without any.
+
+        Example:
+            >>> vocabulary = Vocabulary.build(["a red circle"])
+            >>> model = SSAGAN(SSAGANConfig(16, ngf=4, ndf=4, vocab_size=len(vocabulary)), vocabulary)
+            >>> model.encode(["a red circle", "red"]).shape
+            torch.Size([2, 256])
+        """
+        if self.vocabulary is None:
+            raise ValueError("captions need a vocabulary, got none; make the model with SSAGAN(config, vocabulary)")
+        tokens, lengths = self.vocabulary.encode_batch(captions, max_words=self.config.max_words)
+        return self.text_encoder(tokens.to(self.device), lengths).sentence  # type: ignore[no-any-return]
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``config.json``, ``vocabulary.json`` and ``model.safetensors`` into ``folder``.
+
+        Each file is written under a temporary name and moved into place. Inception's frozen trunk is saved
+        with the rest. ValueError without a vocabulary: weights that no caption can reach are no model.
+
+        Example:
+            >>> import tempfile
+            >>> vocabulary = Vocabulary.build(["a red circle"])
+            >>> model = SSAGAN(SSAGANConfig(16, ngf=4, ndf=4, vocab_size=len(vocabulary)), vocabulary)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     model.save_pretrained(folder)
+            ...     again = SSAGAN.from_pretrained(folder)
+            >>> bool((again.generate(["red"], seed=0).images == model.generate(["red"], seed=0).images).all())
+            True
+        """
+        if self.vocabulary is None:
+            raise ValueError("a model is saved with its vocabulary, got none; set model.vocabulary first")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.vocabulary.save(folder / "vocabulary.json")
+        temporary = folder / "model.safetensors.tmp"
+        save_file({key: value.contiguous() for key, value in self.state_dict().items()}, temporary)
+        temporary.replace(folder / "model.safetensors")
+        temporary = folder / "config.json.tmp"
+        temporary.write_text(self.config.to_json())
+        temporary.replace(folder / "config.json")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
+        """Read what :meth:`save_pretrained` wrote, on the CPU and in evaluation mode.
+
+        Raises:
+            FileNotFoundError: a file is missing; the message names it.
+            ValueError: files that do not belong together or are damaged; the message says how.
+
+        Example: see :meth:`save_pretrained`.
+        """
+        folder = Path(folder)
+        for name in ("config.json", "vocabulary.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"{folder} holds no {name}; a model folder is written by SSAGAN.save_pretrained"
+                )
+        try:
+            config = SSAGANConfig.from_json((folder / "config.json").read_text())
+            model = cls(config, Vocabulary.load(folder / "vocabulary.json"))
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+        except Exception as error:
+            raise ValueError(f"{folder} is not a complete model: {error}") from error
+        return model.eval()
+
+
+def _noise(n: int, z_dim: int, seed: int | None, truncation: float | None) -> Tensor:
+    random = torch.Generator()
+    if seed is None:
+        random.seed()
+    else:
+        random.manual_seed(seed)
+    if truncation is None:
+        return torch.randn(n, z_dim, generator=random)
+    if not truncation > 0:
+        raise ValueError(f"truncation must be > 0, got {truncation}")
+    z = torch.empty(n, z_dim)
+    return nn.init.trunc_normal_(z, a=-truncation, b=truncation, generator=random)
