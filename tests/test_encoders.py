@@ -145,6 +145,29 @@ def test_image_figures(published_image: InceptionImageEncoder) -> None:
     assert float(regions.norm()) == pytest.approx(float(figures()["image.regions.norm"]), rel=1e-3)
 
 
+def test_image_is_resized_between_pixel_centres() -> None:
+    """The figures above do not tell ``align_corners`` apart, so the resize is checked by its formula."""
+    encoder = InceptionImageEncoder(cond_dim=4)
+    seen: list[Tensor] = []
+    handle = encoder.trunk.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    image = data("resize", (1, 3, 5, 7), -1, 1)
+    with torch.no_grad():
+        encoder(image)
+    handle.remove()
+    assert seen[0].shape == (1, 3, 299, 299)
+
+    def neighbours(place: int, side: int) -> list[tuple[int, float]]:
+        centre = min(max((place + 0.5) * side / 299 - 0.5, 0.0), side - 1.0)
+        low = int(centre)
+        return [(low, 1 - (centre - low)), (min(low + 1, side - 1), centre - low)]
+
+    for y, x in ((0, 0), (31, 250), (150, 77), (298, 298), (200, 20)):
+        expected = sum(
+            a * b * float(image[0, 1, i, j]) for i, a in neighbours(y, 5) for j, b in neighbours(x, 7)
+        )
+        assert float(seen[0][0, 1, y, x]) == pytest.approx(expected, abs=1e-5)
+
+
 def test_image_trunk_is_frozen_and_lets_gradients_through(published_image: InceptionImageEncoder) -> None:
     encoder = published_image.train()
     assert encoder.training

@@ -199,6 +199,7 @@ def test_penalty_reaches_no_inputs() -> None:
 
 def test_penalty_is_float32_under_autocast() -> None:
     critic, images, cond = _critic_and_inputs()
+    exact = matching_aware_gradient_penalty(critic, images, cond).item()
     critic, images, cond = critic.float(), images.float(), cond.float()
     plain = matching_aware_gradient_penalty(critic, images, cond)
     with torch.autocast("cpu", torch.bfloat16):
@@ -206,6 +207,7 @@ def test_penalty_is_float32_under_autocast() -> None:
         half = matching_aware_gradient_penalty(critic, images.bfloat16(), cond.half())
     assert cast.dtype == half.dtype == torch.float32
     assert torch.equal(cast, plain)  # not merely close: nothing ran in bfloat16
+    assert plain.item() == pytest.approx(exact, rel=1e-4)
     assert half.item() == pytest.approx(plain.item(), rel=0.1)
 
 

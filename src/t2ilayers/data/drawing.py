@@ -23,7 +23,7 @@ _CLOUDS: Array = np.random.default_rng(7).uniform(-1.0, 1.0, (64, 64)).astype(np
 
 @dataclass(frozen=True)
 class Figure:
-    """A shape with its centre, radius, turn (radians) and colour; its box reaches no further than the radius."""
+    """A shape with its centre, radius, turn (radians) and colour; it reaches no further than that a side."""
 
     shape: str
     x: float
@@ -113,9 +113,9 @@ def _square(x: Array, y: Array) -> Array:
 
 
 def _triangle(x: Array, y: Array) -> Array:
-    y = y - np.float32(0.18)  # centre of the triangle's box rather than of its mass
+    y = y - np.float32(0.25)  # centre of the triangle's box rather than of its mass
     slanted = np.float32(math.sqrt(3) / 2) * np.abs(x) - np.float32(0.5) * y
-    return np.maximum(slanted, y) - np.float32(0.55)
+    return np.maximum(slanted, y) - np.float32(0.5)
 
 
 def _star(x: Array, y: Array) -> Array:
@@ -158,7 +158,8 @@ _Looks = tuple[float, float, float, float]
 def _plain(size: int, looks: _Looks) -> Array:
     angle = 2 * math.pi * looks[0]
     at = _centres(size) - np.float32(0.5)
-    return np.add.outer(at * np.float32(math.sin(angle)), at * np.float32(math.cos(angle)))
+    slope: Array = np.add.outer(at * np.float32(math.sin(angle)), at * np.float32(math.cos(angle)))
+    return slope
 
 
 def _striped(size: int, looks: _Looks) -> Array:
@@ -178,7 +179,8 @@ def _checked(size: int, looks: _Looks) -> Array:
 def _cloudy(size: int, looks: _Looks) -> Array:
     row, column = (int(look * (len(_CLOUDS) - _LATTICE)) for look in looks[:2])
     weights = _interpolation(size)
-    clouds: Array = weights @ _CLOUDS[row : row + _LATTICE, column : column + _LATTICE] @ weights.T
+    lattice = _CLOUDS[row : row + _LATTICE, column : column + _LATTICE]
+    clouds: Array = np.matmul(np.matmul(weights, lattice), weights.T)
     return clouds
 
 
@@ -199,8 +201,7 @@ def _sharpened(wave: Array) -> Array:
 @lru_cache(maxsize=8)
 def _centres(size: int) -> Array:
     """Centres of the pixels along a side, ``(size,)``."""
-    centres: Array = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
-    return centres
+    return ((np.arange(size) + 0.5) / size).astype(np.float32, copy=False)
 
 
 @lru_cache(maxsize=8)

@@ -43,7 +43,7 @@ _BACKGROUNDS: dict[str, Triple] = {
     "brown": (98, 62, 38),
     "olive": (86, 90, 34),
 }
-_RADII = {"small": (0.16, 0.2), "large": (0.29, 0.34)}  # of the picture's side
+_RADII = {"small": (0.16, 0.2), "large": (0.3, 0.34)}  # of the picture's side
 _OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
 _SECOND_OBJECT = 0.25  # probability
 
@@ -84,7 +84,7 @@ class CaptionedShapes(CaptionedDataset):
     Example:
         >>> shapes = CaptionedShapes(100, image_size=32)
         >>> shapes.captions(9)[1]
-        X
+        'a yellow cross and a red star against a navy background'
         >>> sample = shapes[9]
         >>> sample["image"].shape, sample["mask"].shape
         (torch.Size([3, 32, 32]), torch.Size([1, 32, 32]))

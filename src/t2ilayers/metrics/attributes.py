@@ -34,6 +34,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 ATTRIBUTE_CHANCE: dict[str, float] = {name: 1 / len(values) for name, values in ATTRIBUTES.items()}
 """Accuracy of a guess, for each attribute."""
 
+_FIRST_SIDE = 32  # px; all there is to read can be seen at this side, and more costs more
 _LAST_SIDE = 4  # px; places are read from a map of this side
 _GROUPS = 4
 _LEARNING_RATE = 4e-3
@@ -63,17 +64,18 @@ class AttributeClassifier(nn.Module):
     Strided 3x3 convolutions with group norms bring the picture to 4x4 px; a linear head over all places reads
     each attribute. On the way back up, features of the same side are added and a sub-pixel convolution gives
     the foreground. A stage whose output is ``r`` px wide has ``512 / r`` channels, so each costs the same.
+    Pictures of more than 32 px are brought to 32 px by averaging, and their foreground back bilinearly.
 
     A fresh one knows nothing: :func:`train_attribute_classifier` makes one that does.
 
     Args:
-        image_size: S, a power of two from 16 to 128.
+        image_size: S, a power of two from 16.
 
     Shapes:
         ``images (N, 3, S, S)`` in [-1, 1] to :class:`AttributeLogits`.
 
     Raises:
-        ValueError: a size that is no such power of two, or pictures of another size.
+        ValueError: a size that is no power of two, or pictures of another size.
 
     Source: this library's own.
 
@@ -85,10 +87,10 @@ class AttributeClassifier(nn.Module):
 
     def __init__(self, image_size: int) -> None:
         super().__init__()
-        if image_size not in (16, 32, 64, 128):
-            raise ValueError(f"image_size must be a power of two from 16 to 128, got {image_size}")
+        if image_size < 16 or image_size & (image_size - 1):
+            raise ValueError(f"image_size must be a power of two from 16, got {image_size}")
         self.image_size = image_size
-        sides = [image_size]
+        sides = [min(image_size, _FIRST_SIDE)]
         while sides[-1] > _LAST_SIDE:
             sides.append(sides[-1] // 2)
         widths = [512 // side for side in sides]
@@ -115,7 +117,8 @@ class AttributeClassifier(nn.Module):
             raise ValueError(
                 f"images must be (N, 3, {self.image_size}, {self.image_size}), got {tuple(images.shape)}"
             )
-        maps = [self.from_image(images)]
+        side = min(self.image_size, _FIRST_SIDE)
+        maps = [self.from_image(F.adaptive_avg_pool2d(images, side))]
         for block in self.down:
             maps.append(block(maps[-1]))
         x = maps.pop()  # (N, C, 4, 4)
@@ -123,7 +126,8 @@ class AttributeClassifier(nn.Module):
         attributes = {name: head(flat) for name, head in self.heads.items()}
         for block in self.up:
             x = block(x) + maps.pop()
-        return AttributeLogits(attributes, self.to_foreground(x))
+        foreground = F.interpolate(self.to_foreground(x), size=images.shape[-2:], mode="bilinear")
+        return AttributeLogits(attributes, foreground)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> dict[str, Tensor]:
@@ -153,7 +157,7 @@ class AttributeClassifier(nn.Module):
 
 
 def train_attribute_classifier(
-    image_size: int, *, seed: int = 0, steps: int = 1500, batch_size: int = 64
+    image_size: int, *, seed: int = 0, steps: int = 1000, batch_size: int = 64
 ) -> AttributeClassifier:
     """A classifier trained on real pictures of one object, each of them seen once.
 

@@ -1,0 +1,17 @@
+"""Pieces of training: the step, the average, checkpoints, figures and the allocator."""
+
+from .checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from .ema import EMA
+from .memory import keep_large_blocks
+from .step import EncoderStep, SSAGANStep, StepConfig
+
+__all__ = [
+    "EMA",
+    "EncoderStep",
+    "SSAGANStep",
+    "StepConfig",
+    "keep_large_blocks",
+    "latest_checkpoint",
+    "load_checkpoint",
+    "save_checkpoint",
+]

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -22,6 +23,23 @@ _MARGIN = 12  # px around and between cells
 _CAPTION_SIZE, _NOTE_SIZE = 13, 11  # px of the letters
 _LEADING = 4  # px between lines
 _INK, _FAINT, _PAPER = (25, 25, 25), (110, 110, 110), (255, 255, 255)
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """One picture ``(3, H, W)`` in [-1, 1] as an RGB ``PIL.Image``; values outside are cut.
+
+    Raises:
+        ValueError: another shape.
+
+    Source: this library's own.
+
+    Example:
+        >>> to_picture(torch.ones(3, 8, 16)).size
+        (16, 8)
+    """
+    if image.dim() != 3 or len(image) != 3:
+        raise ValueError(f"image must be (3, H, W), got {tuple(image.shape)}; a batch is for sample_sheet")
+    return _picture(_to_bytes(image[None])[0])
 
 
 def sample_sheet(
@@ -55,8 +73,7 @@ def sample_sheet(
     columns = min(columns, len(images))
     pictures = _enlarged(_to_bytes(images), min_side)
     side = pictures.shape[1]
-    font = _font(_CAPTION_SIZE)
-    texts = [_wrap(caption, font, side) for caption in captions]
+    texts = [_wrap(caption, _CAPTION_SIZE, side) for caption in captions]
     rows = [range(start, min(start + columns, len(texts))) for start in range(0, len(texts), columns)]
     heights = [side + _block_height(max(len(texts[i]) for i in row), _CAPTION_SIZE) for row in rows]
     page, draw = _page(
@@ -67,7 +84,7 @@ def sample_sheet(
         for column, index in enumerate(row):
             x = _MARGIN + column * (side + _MARGIN)
             page.paste(_picture(pictures[index]), (x, y))
-            _write(draw, texts[index], x, y + side, font, _INK)
+            _write(draw, texts[index], x, y + side, _CAPTION_SIZE, _INK)
         y += height + _MARGIN
     return page
 
@@ -106,15 +123,14 @@ def mask_sheet(
     pictures = _enlarged(_to_bytes(images), min_side)
     side = pictures.shape[1]
     width = _MARGIN + (1 + len(masks)) * (side + _MARGIN)
-    caption_font, note_font = _font(_CAPTION_SIZE), _font(_NOTE_SIZE)
-    texts = [_wrap(caption, caption_font, width - 2 * _MARGIN) for caption in captions]
+    texts = [_wrap(caption, _CAPTION_SIZE, width - 2 * _MARGIN) for caption in captions]
     note = _block_height(1, _NOTE_SIZE)
     heights = [side + note + _block_height(len(text), _CAPTION_SIZE) for text in texts]
     page, draw = _page(width, note + _MARGIN + sum(heights) + _MARGIN * len(texts))
 
     titles = ["picture", *(f"mask, {mask.shape[-1]} px" for mask in masks)]
     for column, title in enumerate(titles):
-        _write(draw, [title], _MARGIN + column * (side + _MARGIN), _MARGIN // 2, note_font, _FAINT)
+        _write(draw, [title], _MARGIN + column * (side + _MARGIN), _MARGIN // 2, _NOTE_SIZE, _FAINT)
     y = note + _MARGIN
     for index, (text, height) in enumerate(zip(texts, heights, strict=True)):
         page.paste(_picture(pictures[index]), (_MARGIN, y))
@@ -122,8 +138,8 @@ def mask_sheet(
             grey, low, high = _stretched(mask[index], side)
             x = _MARGIN + column * (side + _MARGIN)
             page.paste(_picture(grey), (x, y))
-            _write(draw, [f"{low:.2f} to {high:.2f}"], x, y + side, note_font, _FAINT)
-        _write(draw, text, _MARGIN, y + side + note, caption_font, _INK)
+            _write(draw, [f"{low:.2f} to {high:.2f}"], x, y + side, _NOTE_SIZE, _FAINT)
+        _write(draw, text, _MARGIN, y + side + note, _CAPTION_SIZE, _INK)
         y += height + _MARGIN
     return page
 
@@ -261,14 +277,16 @@ def _picture(pixels: npt.NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+@lru_cache(maxsize=4)
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+def _wrap(text: str, size: int, width: int) -> list[str]:
     """Lines of at most ``width`` px; a word that is wider has a line to itself."""
+    font = _font(size)
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:
@@ -283,16 +301,10 @@ def _block_height(lines: int, size: int) -> int:
 
 
 def _write(
-    draw: ImageDraw.ImageDraw,
-    lines: Sequence[str],
-    x: int,
-    y: int,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    colour: tuple[int, int, int],
+    draw: ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int, size: int, colour: tuple[int, int, int]
 ) -> None:
-    size = _CAPTION_SIZE if colour == _INK else _NOTE_SIZE
     for number, line in enumerate(lines):
-        draw.text((x, y + _LEADING + number * (size + _LEADING)), line, fill=colour, font=font)
+        draw.text((x, y + _LEADING + number * (size + _LEADING)), line, fill=colour, font=_font(size))
 
 
 def _read_curves(path: Path) -> dict[tuple[str, str], dict[int, float]]:

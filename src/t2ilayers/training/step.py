@@ -1,0 +1,318 @@
+"""One training iteration of SSA-GAN, and one of its text-image encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Batch
+from ..losses import (
+    damsm_loss,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    matching_aware_gradient_penalty,
+    mismatched_pairs,
+)
+from ..models import SSAGAN, SSAGANConfig
+from .ema import EMA
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """How an iteration is taken. The defaults are the paper's.
+
+    Attributes:
+        text_encoder: ``"joint"`` trains both encoders with DAMSM on the real pictures of every iteration, the
+            paper's second idea; ``"frozen"`` leaves them as they are.
+        lr_generator: Adam's rate, > 0; betas are (0, 0.9) everywhere.
+        lr_discriminator: the same for the discriminator.
+        lr_encoders: the same for the encoders, where they are trained.
+        damsm_weight: weight of DAMSM in the generator's loss, >= 0; published 0.1 joint, 0.05 frozen.
+        penalty: ``"joint"`` adds MA-GP to the discriminator's loss; ``"two-step"`` takes it as a second
+            optimizer step on the updated weights, as the published code does.
+        penalty_every: take MA-GP every so many iterations, with so many times its weight (lazy
+            regularization, arXiv 1912.04958, appendix B).
+        penalty_weight: of MA-GP.
+        penalty_power: of MA-GP, >= 2.
+        ema: decay of the averaged generator, in [0, 1).
+        precision: ``"bf16"`` runs generator, discriminator and encoders under autocast. Parameters, MA-GP and
+            losses stay in float32.
+
+    Example:
+        >>> StepConfig(text_encoder="frozen", damsm_weight=0.05).lr_discriminator
+        0.0004
+    """
+
+    text_encoder: Literal["joint", "frozen"] = "joint"
+    lr_generator: float = 1e-4
+    lr_discriminator: float = 4e-4
+    lr_encoders: float = 4e-5
+    damsm_weight: float = 0.1
+    penalty: Literal["joint", "two-step"] = "joint"
+    penalty_every: int = 1
+    penalty_weight: float = 2.0
+    penalty_power: float = 6.0
+    ema: float = 0.999
+    precision: Precision = "fp32"
+
+
+def no_averaging(parameters: Iterable[nn.Parameter]) -> None:
+    """Gradients of one process need no averaging.
+
+    Example:
+        >>> no_averaging([])
+    """
+
+
+class EncoderStep:
+    r"""DAMSM steps of the text and the image encoder on real pictures: the pre-training, and the joint part.
+
+    .. math:: L = L^w_{i2t} + L^w_{t2i} + L^s_{i2t} + L^s_{t2i}
+
+    Args:
+        model: an SSAGAN with an image encoder.
+        lr: Adam's rate, > 0.
+        betas: Adam's; published (0.5, 0.999) while pre-training.
+        gamma1: attention temperature of DAMSM; published 4 while pre-training, 5 in joint training.
+        precision: see :class:`StepConfig`.
+        average_gradients: called with the parameters between backward and step; averages over processes.
+
+    Raises:
+        ValueError: the model has no image encoder.
+
+    Source: AttnGAN, arXiv 1711.10485, section 3.2; joint training, arXiv 2104.00567, section 3.4.
+
+    Example:
+        >>> from t2ilayers.data import BatchDataset, CaptionedShapes
+        >>> data = CaptionedShapes(64, image_size=32)
+        >>> config = SSAGANConfig(32, ngf=4, ndf=4, vocab_size=len(data.vocabulary), image_encoder="conv")
+        >>> step = EncoderStep(SSAGAN(config, data.vocabulary), lr=2e-3)
+        >>> sorted(step(BatchDataset(data, 8, seed=0)[0]))
+        ['sentence_i2t', 'sentence_t2i', 'words_i2t', 'words_t2i']
+    """
+
+    def __init__(
+        self,
+        model: SSAGAN,
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.5, 0.999),
+        gamma1: float = 4.0,
+        precision: Precision = "fp32",
+        average_gradients: Callable[[Iterable[nn.Parameter]], None] = no_averaging,
+    ) -> None:
+        self.model = model
+        self.image_encoder = _image_encoder(model)
+        self.gamma1 = gamma1
+        self.precision: Precision = precision
+        self.average_gradients = average_gradients
+        modules = (model.text_encoder, self.image_encoder)
+        self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=lr, betas=betas)
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Take one step on ``batch`` (on the model's device); the four losses, detached scalars."""
+        self.model.text_encoder.train()
+        self.image_encoder.train()
+        with autocast(batch["image"].device, self.precision):
+            text = self.model.text_encoder(batch["tokens"], batch["lengths"])
+            image = self.image_encoder(batch["image"])
+        losses = damsm_loss(*image, *text, batch["lengths"], batch["class_ids"], gamma1=self.gamma1)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        self.average_gradients(self.parameters)
+        # AttnGAN clips the recurrent network, whose gradients grow with the caption.
+        nn.utils.clip_grad_norm_(self.model.text_encoder.parameters(), 0.25)
+        self.optimizer.step()
+        return {name: loss.detach() for name, loss in losses._asdict().items()}
+
+
+class SSAGANStep:
+    """Iterations of generator, discriminator and, if joint, encoders.
+
+    The order is the published one: encoder step on the real pictures; discriminator on real, mismatched and
+    fake pairs and its penalty; generator against the updated discriminator, with DAMSM; average. Sentences
+    reach generator and discriminator detached, and without dropout, as they will be at sampling.
+
+    The three kinds of pairs go through the discriminator in one pass, which is exact because it has no batch
+    statistics. Mismatched pairs never share class or caption (see :func:`~t2ilayers.losses.mismatched_pairs`).
+
+    Args:
+        model: an SSAGAN with an image encoder; made to train in place.
+        config: see :class:`StepConfig`.
+        average_gradients: see :class:`EncoderStep`.
+
+    Attributes:
+        ema: the averaged generator, :class:`EMA`.
+
+    Raises:
+        ValueError: the model has no image encoder, or a setting is out of its range.
+
+    Source: arXiv 2104.00567, section 3.4 and the published training code.
+
+    Example:
+        >>> from t2ilayers.data import BatchDataset, CaptionedShapes
+        >>> data = CaptionedShapes(64, image_size=32)
+        >>> config = SSAGANConfig(32, ngf=4, ndf=4, vocab_size=len(data.vocabulary), image_encoder="conv")
+        >>> step = SSAGANStep(SSAGAN(config, data.vocabulary), StepConfig())
+        >>> losses = step(BatchDataset(data, 8, seed=0)[0], 0)
+        >>> [name for name in losses if not name.startswith(("words", "sentence"))]
+        ['d_real', 'd_fake', 'd_mismatched', 'd_penalty', 'g_adversarial', 'g_damsm']
+    """
+
+    def __init__(
+        self,
+        model: SSAGAN,
+        config: StepConfig,
+        *,
+        average_gradients: Callable[[Iterable[nn.Parameter]], None] = no_averaging,
+    ) -> None:
+        if config.penalty_every < 1:
+            raise ValueError(f"penalty_every must be at least 1, got {config.penalty_every}")
+        self.model = model
+        self.config = config
+        self.image_encoder = _image_encoder(model)
+        self.average_gradients = average_gradients
+        betas = (0.0, 0.9)
+        g, d = model.generator.parameters(), model.discriminator.parameters()
+        self.g_optimizer = torch.optim.Adam(g, lr=config.lr_generator, betas=betas)
+        self.d_optimizer = torch.optim.Adam(d, lr=config.lr_discriminator, betas=betas)
+        self.encoder_step = EncoderStep(
+            model,
+            lr=config.lr_encoders,
+            betas=betas,
+            gamma1=5.0,
+            precision=config.precision,
+            average_gradients=average_gradients,
+        )
+        self.ema = EMA(model.generator, config.ema)
+
+    def __call__(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Take iteration ``step`` (from 0) on ``batch``, on the model's device.
+
+        Noise and dropout come from torch's global generator. Returns detached scalars by name; ``d_penalty``
+        only where the penalty was taken.
+        """
+        model, config = self.model, self.config
+        losses = self.encoder_step(batch) if config.text_encoder == "joint" else {}
+        model.text_encoder.eval()
+        self.image_encoder.eval()
+        model.generator.train()
+        images = batch["image"]
+        with torch.no_grad(), autocast(images.device, config.precision):
+            text = model.text_encoder(batch["tokens"], batch["lengths"])
+        sentence = text.sentence.float()
+        z = torch.randn(len(images), model.generator.z_dim, device=images.device)
+        with autocast(images.device, config.precision):
+            fake = model.generator(z, sentence).images
+        losses |= self._discriminator(batch, sentence, fake.detach(), step)
+        losses |= self._generator(batch, sentence, text.words.float(), fake)
+        self.ema.update(model.generator, step)
+        return losses
+
+    def _discriminator(self, batch: Batch, sentence: Tensor, fake: Tensor, step: int) -> dict[str, Tensor]:
+        model, config, images = self.model, self.config, batch["image"]
+        wrong_image, wrong_caption = mismatched_pairs(batch["class_ids"], batch["tokens"])
+        n, m = len(images), len(wrong_image)
+        with autocast(images.device, config.precision):
+            features = model.discriminator.features(torch.cat([images, fake.to(images.dtype)]))
+            logits = model.discriminator.match(
+                torch.cat([features, features[wrong_image]]),
+                torch.cat([sentence, sentence, sentence[wrong_caption]]),
+            )
+        loss = hinge_discriminator_loss(*logits.float().split([n, n, m]))
+        losses = {"d_real": loss.real, "d_fake": loss.fake, "d_mismatched": loss.mismatched}
+        total = loss.total
+        due = step % config.penalty_every == 0
+        if due and config.penalty == "joint":
+            losses["d_penalty"] = self._penalty(images, sentence)
+            total = total + config.penalty_every * losses["d_penalty"]
+        self._update(self.d_optimizer, total)
+        if due and config.penalty == "two-step":
+            losses["d_penalty"] = self._penalty(images, sentence)
+            self._update(self.d_optimizer, config.penalty_every * losses["d_penalty"])
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _penalty(self, images: Tensor, sentence: Tensor) -> Tensor:
+        weight, power = self.config.penalty_weight, self.config.penalty_power
+        return matching_aware_gradient_penalty(
+            self.model.discriminator, images, sentence, weight=weight, power=power
+        )
+
+    def _generator(self, batch: Batch, sentence: Tensor, words: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        model, config = self.model, self.config
+        judges = [p for p in (*model.discriminator.parameters(), *self.encoder_step.parameters) if p.requires_grad]
+        for p in judges:  # their gradients are not wanted here and cost half of the backward pass
+            p.requires_grad_(False)
+        try:
+            with autocast(fake.device, config.precision):
+                adversarial = hinge_generator_loss(model.discriminator(fake, sentence).float())
+                image = self.image_encoder(fake)
+            damsm = damsm_loss(*image, words, sentence, batch["lengths"], batch["class_ids"]).total
+            self._update(self.g_optimizer, adversarial + config.damsm_weight * damsm)
+        finally:
+            for p in judges:
+                p.requires_grad_(True)
+        return {"g_adversarial": adversarial.detach(), "g_damsm": damsm.detach()}
+
+    def _update(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.average_gradients(optimizer.param_groups[0]["params"])
+        optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next iteration depends on: model, average and optimizers.
+
+        Example: see :meth:`load_state_dict`.
+        """
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "g_optimizer": self.g_optimizer.state_dict(),
+            "d_optimizer": self.d_optimizer.state_dict(),
+            "encoder_optimizer": self.encoder_step.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`.
+
+        Raises:
+            KeyError, RuntimeError: the state is another model's.
+
+        Example:
+            >>> config = SSAGANConfig(32, ngf=4, ndf=4, vocab_size=9, image_encoder="conv")
+            >>> step = SSAGANStep(SSAGAN(config), StepConfig())
+            >>> step.load_state_dict(step.state_dict())
+        """
+        self.model.load_state_dict(state["model"])
+        self.ema.module.load_state_dict(state["ema"])
+        self.g_optimizer.load_state_dict(state["g_optimizer"])
+        self.d_optimizer.load_state_dict(state["d_optimizer"])
+        self.encoder_step.optimizer.load_state_dict(state["encoder_optimizer"])
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The autocast context of ``precision`` on ``device``.
+
+    Example:
+        >>> with autocast(torch.device("cpu"), "bf16"):
+        ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+        torch.bfloat16
+    """
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def _image_encoder(model: SSAGAN) -> nn.Module:
+    if model.image_encoder is None:
+        raise ValueError(
+            "training needs an image encoder for DAMSM, got a model without one; "
+            'set image_encoder="conv" or "inception" in its SSAGANConfig'
+        )
+    return model.image_encoder
