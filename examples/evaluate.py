@@ -40,7 +40,7 @@ CANDIDATES = 100
 
 @dataclass
 class Arguments:
-    """Measure a saved model: what its pictures show, what its masks select, whether they find their captions."""
+    """Measure a saved model: what its pictures show, what its masks select, if they find their captions."""
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Folder written by SSAGAN.save_pretrained."""
@@ -52,7 +52,7 @@ class Arguments:
     """Of the noise, the drawn scenes, the choice of captions, the candidates and the classifier."""
     captions_split: Literal["train", "test"] = "test"
     """Split that captions and real pictures come from."""
-    classifier_steps: int = 1000
+    classifier_steps: int = 800
     """Training of the classifier that judges drawn shapes; fewer are quicker and judge worse."""
     out: Path | None = None
     """JSON file for the results."""
@@ -112,7 +112,7 @@ def evaluate(arguments: Arguments) -> None:
 def generated_beside_real(
     model: SSAGAN, dataset: CaptionedDataset, samples: int, seed: int, title: str
 ) -> Iterator[tuple[SSAGeneratorOutput, Batch]]:
-    """Batches of generated pictures, on the CPU, each with the real pictures whose captions they come from."""
+    """Batches of generated pictures, on the CPU, each with the real pictures of the same captions."""
     dataset.vocabulary = model.vocabulary  # captions that the model cannot read are an error
     noise = torch.Generator().manual_seed(seed)
     for start in tqdm(range(0, samples, BATCH_SIZE), desc=title, unit="batch"):

@@ -40,8 +40,8 @@ def r_precision(
 
     .. math:: \frac1N \sum_i \big[\cos(v_i, e_i) > \max_{j \in \mathcal N_i} \cos(v_i, e_j)\big]
 
-    :math:`\mathcal N_i` are ``candidates - 1`` sentences drawn without replacement from other classes. Where k
-    sentences share the first place with the own one, the picture scores 1 / (k + 1), so that codes that
+    :math:`\mathcal N_i` are ``candidates - 1`` sentences, drawn without replacement from other classes. Where
+    k sentences tie with the own one for the first place, the picture scores 1 / (k + 1), so that codes that
     say nothing score chance, ``1 / candidates``. The pictures are shuffled and split into folds of almost
     equal size; mean and standard deviation are taken over the folds.
 
@@ -77,23 +77,23 @@ def r_precision(
     wordings = torch.arange(n) if captions is None else _wordings(captions)
 
     scores = []
-    for rows in torch.arange(n).split(_ROWS):
+    for rows in torch.split(torch.arange(n), _ROWS):
         cosine = images[rows] @ texts.T  # (rows, N)
         own = cosine.gather(1, rows[:, None])  # (rows, 1)
         barred = (classes[rows, None] == classes) | (wordings[rows, None] == wordings)
         allowed = n - int(barred.sum(1).max())
         if allowed < candidates - 1:
             raise ValueError(
-                f"every picture needs candidates - 1 = {candidates - 1} sentences of other classes, got a picture "
-                f"with {allowed} among {n}; give more pictures or lower candidates"
+                f"every picture needs candidates - 1 = {candidates - 1} sentences of other classes, got a "
+                f"picture with {allowed} among {n}; give more pictures or lower candidates"
             )
         # The largest of i.i.d. keys are a draw without replacement.
         keys = torch.rand(barred.shape, generator=random).masked_fill_(barred, -1.0)
         rivals = cosine.gather(1, keys.topk(candidates - 1, dim=1).indices)  # (rows, candidates - 1)
         ties = (rivals == own).sum(1)
-        scores.append((rivals <= own).all(1) / (1.0 + ties))
+        scores.append((rivals <= own).all(1).double() / (1 + ties))
 
-    shuffled = torch.cat(scores).double()[torch.randperm(n, generator=random)]
+    shuffled = torch.cat(scores)[torch.randperm(n, generator=random)]
     means = torch.stack([fold.mean() for fold in shuffled.tensor_split(folds)])
     return RPrecision(mean=means.mean().item(), std=means.std(correction=0).item())
 

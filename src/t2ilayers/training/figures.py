@@ -76,9 +76,7 @@ def sample_sheet(
     texts = [_wrap(caption, _CAPTION_SIZE, side) for caption in captions]
     rows = [range(start, min(start + columns, len(texts))) for start in range(0, len(texts), columns)]
     heights = [side + _block_height(max(len(texts[i]) for i in row), _CAPTION_SIZE) for row in rows]
-    page, draw = _page(
-        _MARGIN + columns * (side + _MARGIN), _MARGIN + sum(heights) + _MARGIN * len(rows)
-    )
+    page, draw = _page(_MARGIN + columns * (side + _MARGIN), _MARGIN + sum(heights) + _MARGIN * len(rows))
     y = _MARGIN
     for row, height in zip(rows, heights, strict=True):
         for column, index in enumerate(row):
@@ -181,7 +179,9 @@ def loss_curves(metrics_file: str | os.PathLike[str], path: str | os.PathLike[st
         steps, values = (np.array(series) for series in zip(*sorted(points.items()), strict=True))
         few = len(steps) < 20  # too few to smooth: show where they are
         colour = "tab:blue" if phase == "damsm" else "tab:red"
-        panel.plot(steps, values, color=colour, alpha=1.0 if few else 0.3, lw=1.0, marker="o" if few else None, ms=4)
+        panel.plot(
+            steps, values, color=colour, alpha=1.0 if few else 0.3, lw=1.0, marker="o" if few else None, ms=4
+        )
         if not few:
             panel.plot(steps, _smoothed(values), color=colour, lw=1.8)
         panel.set_title(f"{phase}: {name}" if phase else name, fontsize=10, loc="left")
@@ -229,7 +229,7 @@ def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     try:
         with temporary.open("wb") as file:
             write(file)
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -331,4 +331,4 @@ def _smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     window = np.ones(max(3, len(values) // 20))
     total = np.convolve(values, window, mode="same")
     count = np.convolve(np.ones_like(values), window, mode="same")
-    return total / count  # type: ignore[no-any-return]
+    return total / count
