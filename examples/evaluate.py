@@ -125,9 +125,7 @@ def generated_beside_real(
         yield SSAGeneratorOutput(images.cpu(), tuple(mask.cpu() for mask in masks)), real
 
 
-def measure_shapes(
-    model: SSAGAN, scenes: CaptionedShapes, samples: int, arguments: Arguments
-) -> dict[str, Any]:
+def measure_shapes(model: SSAGAN, scenes: CaptionedShapes, samples: int, arguments: Arguments) -> dict[str, Any]:
     print("training the classifier of drawn shapes ...", file=sys.stderr)
     classifier = train_attribute_classifier(
         scenes.image_size, seed=arguments.seed, steps=arguments.classifier_steps

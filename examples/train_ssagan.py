@@ -62,7 +62,7 @@ class Config:
     """GAN iterations."""
     damsm_steps: int = 2_000
     """Iterations of DAMSM pre-training before."""
-    step: Annotated[StepConfig, tyro.conf.arg(name="")] = StepConfig()
+    step: Annotated[StepConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=StepConfig)
     image_encoder: Literal["conv", "inception"] = "conv"
     """A small encoder for 32 to 128 px, or Inception-v3 for larger pictures."""
     class_field: str = "class_id"
@@ -182,7 +182,9 @@ def seed_step(config: Config, phase: int, step: int, rank: int) -> None:
     torch.manual_seed(int(state[0] >> 1))
 
 
-def batches(config: Config, data: CaptionedDataset, start: int, stop: int, accelerator: Accelerator) -> Iterator[Batch]:
+def batches(
+    config: Config, data: CaptionedDataset, start: int, stop: int, accelerator: Accelerator
+) -> Iterator[Batch]:
     steps = BatchDataset(
         data,
         config.batch_size,
@@ -238,7 +240,7 @@ def train(config: Config) -> None:
         vocab_size=len(data.vocabulary),
         image_encoder=config.image_encoder,
     )
-    model = SSAGAN(shape, data.vocabulary).to(accelerator.device)
+    model = SSAGAN(shape, data.vocabulary).to(accelerator.device, memory_format=torch.channels_last)
     average = averaging(accelerator)
     pretraining = EncoderStep(model, lr=2e-3, precision=config.step.precision, average_gradients=average)
     training = SSAGANStep(model, config.step, average_gradients=average)
@@ -247,6 +249,10 @@ def train(config: Config) -> None:
     identity = {"model_config": shape.to_json(), "vocabulary": list(data.vocabulary.words)}
 
     phase, start = "damsm", 0
+    if not config.resume and any(checkpoints.glob("*.pt")):
+        raise ValueError(
+            f"{config.out} holds another run's checkpoints; continue it with --resume or use another --out"
+        )
     if config.resume:
         path = latest_checkpoint(checkpoints)
         state = load_checkpoint(path)
@@ -328,7 +334,10 @@ def main() -> int:
     try:
         train(config)
     except KeyboardInterrupt:
-        print(f"\nstopped; a checkpoint is in {config.out / 'checkpoints'}, continue with --resume", file=sys.stderr)
+        print(
+            f"\nstopped; a checkpoint is in {config.out / 'checkpoints'}, continue with --resume",
+            file=sys.stderr,
+        )
         return 130
     except NonFiniteLossError as error:
         print(

@@ -47,9 +47,7 @@ def weight(key: str, shape: Iterable[int]) -> Tensor:
         value = (2 * u - 1) * np.sqrt(3 / np.prod(shape[1:]))
     elif shape == (1,) and key.split(".")[-1] == "gamma":
         value = 0.3 + 0.2 * u
-    elif (
-        key.endswith(".bn.weight") or key.split(".")[-2:] == ["1", "weight"] or key.endswith("conv_img.0.weight")
-    ):
+    elif key.endswith(".bn.weight") or key.split(".")[-2:] == ["1", "weight"] or key.endswith("conv_img.0.weight"):
         value = 0.5 + u
     else:
         value = 0.2 * u - 0.1

@@ -47,9 +47,7 @@ def test_a_batch_is_collated(batches):
     assert batch["tokens"].shape == (4, int(batch["lengths"].max()))
     assert batch["tokens"].dtype == batch["lengths"].dtype == batch["class_ids"].dtype == torch.int64
     assert batch["class_ids"].tolist() == [int(key) // 2 for key in batch["keys"]]
-    for row, caption, length in zip(
-        batch["tokens"].tolist(), batch["captions"], batch["lengths"], strict=True
-    ):
+    for row, caption, length in zip(batch["tokens"].tolist(), batch["captions"], batch["lengths"], strict=True):
         assert batches.dataset.vocabulary.decode(row) == caption
         assert len(caption.split()) == length
     assert "mask" not in batch

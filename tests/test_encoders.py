@@ -4,17 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from published import data, figures, official_keys, weights
 from t2ilayers.encoders import ConvImageEncoder, InceptionImageEncoder, LSTMTextEncoder
 from t2ilayers.encoders.inception import InceptionV3Trunk
+
+from published import data, figures, official_keys, weights
 
 
 @pytest.fixture(scope="module")
 def published_text() -> LSTMTextEncoder:
     encoder = LSTMTextEncoder(60).eval()
-    shapes = {
-        key.replace("embedding.", "encoder."): value.shape for key, value in encoder.state_dict().items()
-    }
+    shapes = {key.replace("embedding.", "encoder."): value.shape for key, value in encoder.state_dict().items()}
     state = {key.replace("encoder.", "embedding."): value for key, value in weights(shapes).items()}
     encoder.load_state_dict(state)
     return encoder
@@ -162,9 +161,7 @@ def test_image_is_resized_between_pixel_centres() -> None:
         return [(low, 1 - (centre - low)), (min(low + 1, side - 1), centre - low)]
 
     for y, x in ((0, 0), (31, 250), (150, 77), (298, 298), (200, 20)):
-        expected = sum(
-            a * b * float(image[0, 1, i, j]) for i, a in neighbours(y, 5) for j, b in neighbours(x, 7)
-        )
+        expected = sum(a * b * float(image[0, 1, i, j]) for i, a in neighbours(y, 5) for j, b in neighbours(x, 7))
         assert float(seen[0][0, 1, y, x]) == pytest.approx(expected, abs=1e-5)
 
 

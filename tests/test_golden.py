@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from published import data, figures, gauss, official_keys, weight, weights
 
 from t2ilayers import SemanticAffineBN
 from t2ilayers.interop import official
 from t2ilayers.losses import hinge_discriminator_loss, hinge_generator_loss, matching_aware_gradient_penalty
 from t2ilayers.models import MatchingAwareDiscriminator, SSAGenerator
+
+from published import data, figures, gauss, official_keys, weight, weights
 
 N, WIDTH = 4, 8
 
@@ -160,5 +161,3 @@ def test_published_keys_shapes_and_parameter_counts(model, kind, parameters):
     assert sum(p.numel() for p in model.parameters()) == parameters
     exported = {key: list(value.shape) for key, value in official.export(model).items()}
     assert exported == official_keys()[kind]
-
-

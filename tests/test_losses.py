@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from published import data, figures, official_keys, weights
 from t2ilayers.encoders import InceptionImageEncoder, LSTMTextEncoder
 from t2ilayers.losses import (
     DAMSMLoss,
@@ -19,6 +18,8 @@ from t2ilayers.losses import (
     matching_aware_gradient_penalty,
     mismatched_pairs,
 )
+
+from published import data, figures, official_keys, weights
 
 # --- hinge ---
 
@@ -130,9 +131,7 @@ def _critic_and_inputs() -> tuple[Critic, Tensor, Tensor]:
     return Critic().double(), torch.randn(3, 3, 2, 2).double(), torch.randn(3, 5).double()
 
 
-def _penalty_by_differences(
-    critic: Critic, images: Tensor, cond: Tensor, weight: float, power: float
-) -> float:
+def _penalty_by_differences(critic: Critic, images: Tensor, cond: Tensor, weight: float, power: float) -> float:
     step, total = 1e-5, 0.0
     flat = torch.cat([images.flatten(1), cond], dim=1)
 
@@ -236,9 +235,7 @@ def test_penalty_errors() -> None:
     with pytest.raises(ValueError, match=r"agree in N, received \(2, 3, 2, 2\) and \(3, 5\)"):
         matching_aware_gradient_penalty(Critic(), torch.zeros(2, 3, 2, 2), torch.zeros(3, 5))
     with pytest.raises(TypeError, match=r"images must be of a floating dtype, received torch.uint8"):
-        matching_aware_gradient_penalty(
-            Critic(), torch.zeros(2, 3, 2, 2, dtype=torch.uint8), torch.zeros(2, 5)
-        )
+        matching_aware_gradient_penalty(Critic(), torch.zeros(2, 3, 2, 2, dtype=torch.uint8), torch.zeros(2, 5))
 
 
 # --- DAMSM ---

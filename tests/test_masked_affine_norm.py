@@ -73,7 +73,13 @@ def test_every_option_agrees_with_the_formula(stats, masked, activation, upsampl
 
 
 @settings(max_examples=40, deadline=None)
-@given(n=st.integers(1, 4), c=st.integers(1, 7), h=st.integers(1, 6), w=st.integers(2, 6), up=st.sampled_from([1, 2]))
+@given(
+    n=st.integers(1, 4),
+    c=st.integers(1, 7),
+    h=st.integers(1, 6),
+    w=st.integers(2, 6),
+    up=st.sampled_from([1, 2]),
+)
 def test_any_shape_agrees_with_the_formula(n, c, h, w, up):
     x, gamma, beta, mask = inputs(n, c, h, w, upsample=up)
     y = masked_affine_norm(x, gamma, beta, mask, upsample=up, activation="relu")
@@ -153,7 +159,9 @@ def test_an_empty_batch_gives_an_empty_result_and_leaves_running_statistics_alon
     mean, var = torch.zeros(3), torch.ones(3)
     x = torch.empty(0, 3, 4, 4, requires_grad=True)
     empty = torch.empty(0, 3)
-    y = masked_affine_norm(x, empty, empty, torch.empty(0, 1, 8, 8), upsample=2, running_mean=mean, running_var=var)
+    y = masked_affine_norm(
+        x, empty, empty, torch.empty(0, 1, 8, 8), upsample=2, running_mean=mean, running_var=var
+    )
     y.sum().backward()
     assert y.shape == (0, 3, 8, 8)
     assert x.grad.shape == x.shape
@@ -175,7 +183,8 @@ def test_compiles_whole_without_recompiling_over_batch_sizes():
         for n in (2, 3, 5):
             x, gamma, beta, mask = inputs(n, upsample=2, dtype=torch.float32)
             torch.testing.assert_close(
-                compiled(x, gamma, beta, mask, upsample=2), masked_affine_norm(x, gamma, beta, mask, upsample=2)
+                compiled(x, gamma, beta, mask, upsample=2),
+                masked_affine_norm(x, gamma, beta, mask, upsample=2),
             )
     assert len(graphs) == 1
 

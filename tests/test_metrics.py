@@ -57,13 +57,10 @@ def test_r_precision_of_one_rival_is_the_chance_to_beat_it():
     images, sentences = random_codes(40)
     images = images + 0.5 * sentences
     beaten = [
-        sum(cosine(images[i], sentences[i]) > cosine(images[i], sentences[j]) for j in range(40) if j != i)
-        / 39
+        sum(cosine(images[i], sentences[i]) > cosine(images[i], sentences[j]) for j in range(40) if j != i) / 39
         for i in range(40)
     ]
-    draws = [
-        r_precision(images, sentences, torch.arange(40), candidates=2, seed=seed).mean for seed in range(200)
-    ]
+    draws = [r_precision(images, sentences, torch.arange(40), candidates=2, seed=seed).mean for seed in range(200)]
     assert sum(draws) / len(draws) == pytest.approx(sum(beaten) / 40, abs=0.02)
     assert len(set(draws)) > 5  # seeds draw different rivals
     assert draws[3] == r_precision(images, sentences, torch.arange(40), candidates=2, seed=3).mean
@@ -201,8 +198,7 @@ class Oracle(AttributeClassifier):
         nearest = torch.cdist(images.flatten(1), self.pictures).argmin(1).tolist()
         scenes = [self.scenes[i] for i in nearest]
         shown = [
-            vars(scene.objects[0]) | {"background": scene.background, "texture": scene.texture}
-            for scene in scenes
+            vars(scene.objects[0]) | {"background": scene.background, "texture": scene.texture} for scene in scenes
         ]
         return {name: torch.tensor([v.index(s[name]) for s in shown]) for name, v in ATTRIBUTES.items()}
 

@@ -119,8 +119,7 @@ def test_the_same_scene_at_every_size(size):
     for index in range(20):
         assert other.image(index).shape == (3, size, size)
         masks = [
-            torch.nn.functional.adaptive_avg_pool2d(shapes.mask(index)[None], 8)
-            for shapes in (reference, other)
+            torch.nn.functional.adaptive_avg_pool2d(shapes.mask(index)[None], 8) for shapes in (reference, other)
         ]
         assert (masks[0] - masks[1]).abs().max() < 0.12
         assert reference.captions(index) == other.captions(index)
@@ -207,8 +206,7 @@ def test_sample_has_the_mask_and_repeats(shapes):
     assert shapes.vocabulary.decode(first["tokens"].tolist()) == first["caption"]
     assert first["tokens"].shape == (18,)
     assert (
-        len({sample["caption"] for sample in (shapes.sample(5, np.random.default_rng(n)) for n in range(60))})
-        == 5
+        len({sample["caption"] for sample in (shapes.sample(5, np.random.default_rng(n)) for n in range(60))}) == 5
     )
 
 

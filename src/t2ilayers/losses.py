@@ -244,8 +244,7 @@ def gradient_penalty(
             )
         if not x.requires_grad:
             raise ValueError(
-                f"inputs[{k}] does not require gradients; call x.requires_grad_() on it before the "
-                "forward pass."
+                f"inputs[{k}] does not require gradients; call x.requires_grad_() on it before the forward pass."
             )
     unused = "use the tensors the logits were computed from, with gradients enabled and no detach between."
     if not logits.requires_grad:
@@ -345,9 +344,7 @@ class DAMSMLoss(NamedTuple):
 _EPS = 1e-8  # below it a product of norms counts as it in a cosine
 
 
-def _word_similarities(
-    regions: Tensor, words: Tensor, lengths: Tensor, gamma1: float, gamma2: float
-) -> Tensor:
+def _word_similarities(regions: Tensor, words: Tensor, lengths: Tensor, gamma1: float, gamma2: float) -> Tensor:
     """``(N, N)``: how well the regions of image i (row) account for the words of caption j (column)."""
     n, _, t = words.shape
     padding = torch.arange(t, device=words.device) >= lengths[:, None]  # (N, T)

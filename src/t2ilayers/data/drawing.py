@@ -207,8 +207,6 @@ def _centres(size: int) -> Array:
 @lru_cache(maxsize=8)
 def _interpolation(size: int) -> Array:
     """Weights ``(size, _LATTICE)`` of smooth interpolation between lattice points along a side."""
-    distance = np.abs(
-        _centres(size)[:, None] * np.float32(_LATTICE - 1) - np.arange(_LATTICE, dtype=np.float32)
-    )
+    distance = np.abs(_centres(size)[:, None] * np.float32(_LATTICE - 1) - np.arange(_LATTICE, dtype=np.float32))
     near = np.clip(1.0 - distance, 0.0, 1.0)
     return (near * near * (3.0 - 2.0 * near)).astype(np.float32)

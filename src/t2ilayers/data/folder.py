@@ -105,9 +105,7 @@ class CaptionFolder(CaptionedDataset):
         taken = set(chosen)
         others = (record for n, record in enumerate(records) if n not in taken)
         problems += [
-            f"{other.file!r}: there is no such file"
-            for other in others
-            if not (self.root / other.file).is_file()
+            f"{other.file!r}: there is no such file" for other in others if not (self.root / other.file).is_file()
         ]
         if problems:
             raise DatasetError.of(self.root, problems)

@@ -56,8 +56,7 @@ _TWO_OBJECTS = (
         "there is a {colour} {shape} {relation} a {other_colour} {other_shape}",
     ),
     (
-        "a {size} {colour} {shape} and a {other_size} {other_colour} {other_shape} on a {background} "
-        "background",
+        "a {size} {colour} {shape} and a {other_size} {other_colour} {other_shape} on a {background} background",
         "a {colour} {shape} and a {other_colour} {other_shape} against a {background} background",
     ),
     (

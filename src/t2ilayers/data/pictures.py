@@ -49,9 +49,7 @@ def read_picture(path: Path, size: int) -> npt.NDArray[np.uint8]:
     with Image.open(path, formats=_FORMATS) as opened:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and opened.width * opened.height > limit:
-            raise ValueError(
-                f"it has {opened.width} x {opened.height} pixels, more than {limit}; scale it down"
-            )
+            raise ValueError(f"it has {opened.width} x {opened.height} pixels, more than {limit}; scale it down")
         opened.load()
         picture = _rgb(ImageOps.exif_transpose(opened))
     side = min(picture.size)

@@ -65,9 +65,7 @@ class LSTMTextEncoder(nn.Module):
         (torch.Size([2, 32, 3]), torch.Size([2, 32]), True)
     """
 
-    def __init__(
-        self, vocab_size: int, embed_dim: int = 300, cond_dim: int = 256, dropout: float = 0.5
-    ) -> None:
+    def __init__(self, vocab_size: int, embed_dim: int = 300, cond_dim: int = 256, dropout: float = 0.5) -> None:
         super().__init__()
         if vocab_size < 1 or embed_dim < 1:
             raise ValueError(

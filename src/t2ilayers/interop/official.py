@@ -12,6 +12,7 @@ shortcuts of discriminator blocks whose width does not change, which the publish
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -19,7 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from ..encoders import InceptionImageEncoder, LSTMTextEncoder
+from ..layers import DownBlock
 from ..models import MatchingAwareDiscriminator, SSAGenerator
+
+__all__ = ["export", "load_discriminator", "load_generator", "load_image_encoder", "load_text_encoder"]
 
 Source = str | os.PathLike[str] | Mapping[str, Tensor]
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -172,8 +176,8 @@ def _unused(model: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
                 unused[f"block{i}.{norm}.batch_norm2d.num_batches_tracked"] = ((), torch.int64)
     if isinstance(model, MatchingAwareDiscriminator):
         for i, block in enumerate(model.blocks):
-            if isinstance(block.shortcut, nn.Identity):
-                width = block.residual[0].in_channels
+            if isinstance(block, DownBlock) and isinstance(block.shortcut, nn.Identity):
+                width = block.out_channels
                 unused[f"block{i}.conv_s.weight"] = ((width, width, 1, 1), torch.float32)
                 unused[f"block{i}.conv_s.bias"] = ((width,), torch.float32)
     return unused
@@ -188,18 +192,27 @@ def _rename(key: str, prefixes: Mapping[str, str]) -> str:
 def _read(source: Source) -> dict[str, Tensor]:
     state: object = source
     if isinstance(source, str | os.PathLike):
-        state = torch.load(source, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(source, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(f"{os.fspath(source)} is no checkpoint of plain tensors: {error}") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(
             "a published checkpoint is a state dict of tensors, got "
-            + (type(state).__name__ if not isinstance(state, Mapping) else f"a mapping with keys {sorted(state)[:5]}")
+            + (
+                type(state).__name__
+                if not isinstance(state, Mapping)
+                else f"a mapping with keys {sorted(state)[:5]}"
+            )
         )
     return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
 def _need(state: Mapping[str, Tensor], key: str, dims: int) -> Tensor:
     if key not in state:
-        raise ValueError(f"missing key {key}: this is not the checkpoint asked for; it has {sorted(state)[:5]} ...")
+        raise ValueError(
+            f"missing key {key}: this is not the checkpoint asked for; it has {sorted(state)[:5]} ..."
+        )
     if state[key].dim() != dims:
         raise ValueError(f"misshapen key {key}: must have {dims} dimensions, got {tuple(state[key].shape)}")
     return state[key]

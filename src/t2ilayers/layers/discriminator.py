@@ -35,6 +35,7 @@ class DownBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
+        self.out_channels = out_channels
         self.residual = nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
             nn.LeakyReLU(0.2),

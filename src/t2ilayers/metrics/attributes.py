@@ -249,9 +249,6 @@ def attribute_accuracy(
 def _truth(scenes: Sequence[SceneAttributes]) -> dict[str, Tensor]:
     """The indices ``(N,)`` of what the scenes show."""
     rows = [
-        {**vars(scene.objects[0]), "background": scene.background, "texture": scene.texture}
-        for scene in scenes
+        {**vars(scene.objects[0]), "background": scene.background, "texture": scene.texture} for scene in scenes
     ]
-    return {
-        name: torch.tensor([values.index(row[name]) for row in rows]) for name, values in ATTRIBUTES.items()
-    }
+    return {name: torch.tensor([values.index(row[name]) for row in rows]) for name, values in ATTRIBUTES.items()}

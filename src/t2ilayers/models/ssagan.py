@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -108,9 +109,7 @@ class SSAGenerator(nn.Module):
             nn.Tanh(),
         )
 
-    def forward(
-        self, z: Tensor, cond: Tensor, masks: Sequence[Tensor | None] | None = None
-    ) -> SSAGeneratorOutput:
+    def forward(self, z: Tensor, cond: Tensor, masks: Sequence[Tensor | None] | None = None) -> SSAGeneratorOutput:
         if z.dim() != 2 or z.shape[1] != self.z_dim or len(z) != len(cond):
             raise ValueError(
                 f"z must be (N, z_dim) = {(len(cond), self.z_dim)}, one row a sentence, got {tuple(z.shape)}"
@@ -168,9 +167,7 @@ class MatchingAwareDiscriminator(nn.Module):
         halvings = image_size.bit_length() - 3  # image_size -> 4
         widths = [ndf * min(16, 2**i) for i in range(halvings + 1)]
         self.from_image = nn.Conv2d(3, ndf, 3, padding=1)
-        self.blocks = nn.Sequential(
-            *(DownBlock(c_in, c_out) for c_in, c_out in zip(widths, widths[1:], strict=False))
-        )
+        self.blocks = nn.Sequential(*(DownBlock(c_in, c_out) for c_in, c_out in pairwise(widths)))
         self.head = MatchingHead(widths[-1], 2 * ndf, cond_dim)
 
     def features(self, images: Tensor) -> Tensor:
@@ -374,7 +371,9 @@ class SSAGAN(nn.Module):
             torch.Size([2, 256])
         """
         if self.vocabulary is None:
-            raise ValueError("captions need a vocabulary, got none; make the model with SSAGAN(config, vocabulary)")
+            raise ValueError(
+                "captions need a vocabulary, got none; make the model with SSAGAN(config, vocabulary)"
+            )
         tokens, lengths = self.vocabulary.encode_batch(captions, max_words=self.config.max_words)
         return self.text_encoder(tokens.to(self.device), lengths).sentence  # type: ignore[no-any-return]
 

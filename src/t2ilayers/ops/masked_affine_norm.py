@@ -191,7 +191,12 @@ class _AllReduceSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        return _AllReduceSum.apply(grad, ctx.group), None
+        return _all_reduce_sum(grad, ctx.group), None
+
+
+def _all_reduce_sum(value: Tensor, group: dist.ProcessGroup) -> Tensor:
+    total: Tensor = _AllReduceSum.apply(value, group)  # type: ignore[no-untyped-call]
+    return total
 
 
 def _synchronized(xs: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor, int]:
@@ -206,7 +211,7 @@ def _synchronized(xs: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor,
     m2 = (xs - mean.view(1, -1, 1, 1)).square().sum((0, 2, 3))
     row = torch.cat([mean.new_tensor([count]), mean, m2])  # (1 + 2C,)
     rank, world = dist.get_rank(group), dist.get_world_size(group)
-    table = _AllReduceSum.apply(F.pad(row[None], (0, 0, rank, world - 1 - rank)), group)  # (world, 1 + 2C)
+    table = _all_reduce_sum(F.pad(row[None], (0, 0, rank, world - 1 - rank)), group)  # (world, 1 + 2C)
     counts, means, m2s = table[:, :1], table[:, 1 : 1 + c], table[:, 1 + c :]
     total = int(counts.sum())
     _check_count(total)

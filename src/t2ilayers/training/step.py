@@ -17,7 +17,7 @@ from ..losses import (
     matching_aware_gradient_penalty,
     mismatched_pairs,
 )
-from ..models import SSAGAN, SSAGANConfig
+from ..models import SSAGAN
 from .ema import EMA
 
 Precision = Literal["fp32", "bf16"]
@@ -89,6 +89,7 @@ class EncoderStep:
     Source: AttnGAN, arXiv 1711.10485, section 3.2; joint training, arXiv 2104.00567, section 3.4.
 
     Example:
+        >>> from t2ilayers import SSAGANConfig
         >>> from t2ilayers.data import BatchDataset, CaptionedShapes
         >>> data = CaptionedShapes(64, image_size=32)
         >>> config = SSAGANConfig(32, ngf=4, ndf=4, vocab_size=len(data.vocabulary), image_encoder="conv")
@@ -123,9 +124,17 @@ class EncoderStep:
         with autocast(batch["image"].device, self.precision):
             text = self.model.text_encoder(batch["tokens"], batch["lengths"])
             image = self.image_encoder(batch["image"])
-        losses = damsm_loss(*image, *text, batch["lengths"], batch["class_ids"], gamma1=self.gamma1)
+        losses = damsm_loss(
+            image.regions,
+            image.code,
+            text.words,
+            text.sentence,
+            batch["lengths"],
+            batch["class_ids"],
+            gamma1=self.gamma1,
+        )
         self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
+        torch.autograd.backward(losses.total)
         self.average_gradients(self.parameters)
         # AttnGAN clips the recurrent network, whose gradients grow with the caption.
         nn.utils.clip_grad_norm_(self.model.text_encoder.parameters(), 0.25)
@@ -157,6 +166,7 @@ class SSAGANStep:
     Source: arXiv 2104.00567, section 3.4 and the published training code.
 
     Example:
+        >>> from t2ilayers import SSAGANConfig
         >>> from t2ilayers.data import BatchDataset, CaptionedShapes
         >>> data = CaptionedShapes(64, image_size=32)
         >>> config = SSAGANConfig(32, ngf=4, ndf=4, vocab_size=len(data.vocabulary), image_encoder="conv")
@@ -219,25 +229,25 @@ class SSAGANStep:
     def _discriminator(self, batch: Batch, sentence: Tensor, fake: Tensor, step: int) -> dict[str, Tensor]:
         model, config, images = self.model, self.config, batch["image"]
         wrong_image, wrong_caption = mismatched_pairs(batch["class_ids"], batch["tokens"])
-        n, m = len(images), len(wrong_image)
+        n = len(images)
         with autocast(images.device, config.precision):
             features = model.discriminator.features(torch.cat([images, fake.to(images.dtype)]))
             logits = model.discriminator.match(
                 torch.cat([features, features[wrong_image]]),
                 torch.cat([sentence, sentence, sentence[wrong_caption]]),
-            )
-        loss = hinge_discriminator_loss(*logits.float().split([n, n, m]))
-        losses = {"d_real": loss.real, "d_fake": loss.fake, "d_mismatched": loss.mismatched}
-        total = loss.total
+            ).float()
+        hinge = hinge_discriminator_loss(logits[:n], logits[n : 2 * n], logits[2 * n :])
+        losses: dict[str, Tensor] = hinge._asdict()
+        total = hinge.total
         due = step % config.penalty_every == 0
         if due and config.penalty == "joint":
-            losses["d_penalty"] = self._penalty(images, sentence)
-            total = total + config.penalty_every * losses["d_penalty"]
+            losses["penalty"] = self._penalty(images, sentence)
+            total = total + config.penalty_every * losses["penalty"]
         self._update(self.d_optimizer, total)
         if due and config.penalty == "two-step":
-            losses["d_penalty"] = self._penalty(images, sentence)
-            self._update(self.d_optimizer, config.penalty_every * losses["d_penalty"])
-        return {name: value.detach() for name, value in losses.items()}
+            losses["penalty"] = self._penalty(images, sentence)
+            self._update(self.d_optimizer, config.penalty_every * losses["penalty"])
+        return {f"d_{name}": value.detach() for name, value in losses.items()}
 
     def _penalty(self, images: Tensor, sentence: Tensor) -> Tensor:
         weight, power = self.config.penalty_weight, self.config.penalty_power
@@ -254,7 +264,8 @@ class SSAGANStep:
             with autocast(fake.device, config.precision):
                 adversarial = hinge_generator_loss(model.discriminator(fake, sentence).float())
                 image = self.image_encoder(fake)
-            damsm = damsm_loss(*image, words, sentence, batch["lengths"], batch["class_ids"]).total
+            lengths, class_ids = batch["lengths"], batch["class_ids"]
+            damsm = damsm_loss(image.regions, image.code, words, sentence, lengths, class_ids).total
             self._update(self.g_optimizer, adversarial + config.damsm_weight * damsm)
         finally:
             for p in judges:
@@ -263,7 +274,7 @@ class SSAGANStep:
 
     def _update(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         self.average_gradients(optimizer.param_groups[0]["params"])
         optimizer.step()
 
@@ -287,6 +298,7 @@ class SSAGANStep:
             KeyError, RuntimeError: the state is another model's.
 
         Example:
+            >>> from t2ilayers import SSAGANConfig
             >>> config = SSAGANConfig(32, ngf=4, ndf=4, vocab_size=9, image_encoder="conv")
             >>> step = SSAGANStep(SSAGAN(config), StepConfig())
             >>> step.load_state_dict(step.state_dict())

@@ -1,0 +1,259 @@
+"""The step, the average, checkpoints and the training script as a user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2ilayers import SSAGAN, SSAGANConfig
+from t2ilayers.data import BatchDataset, CaptionedShapes
+from t2ilayers.losses import mismatched_pairs
+from t2ilayers.training import (
+    EMA,
+    SSAGANStep,
+    StepConfig,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+
+DATA = CaptionedShapes(64, image_size=32)
+BATCH = BatchDataset(DATA, 8, seed=0)[0]
+SCRIPT = Path(__file__).parents[1] / "examples" / "train_ssagan.py"
+
+
+def make_step(**changes):
+    torch.manual_seed(0)
+    config = SSAGANConfig(32, ngf=2, ndf=2, mask_channels=4, vocab_size=len(DATA.vocabulary), image_encoder="conv")
+    return SSAGANStep(SSAGAN(config, DATA.vocabulary), StepConfig(**changes))
+
+
+def moved(module, before):
+    return any(not torch.equal(before[key], value) for key, value in module.state_dict().items())
+
+
+def snapshot(module):
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("mode", ["joint", "frozen"])
+def test_the_text_encoder_learns_in_joint_mode_only(mode):
+    step = make_step(text_encoder=mode)
+    parts = (
+        step.model.text_encoder,
+        step.model.image_encoder,
+        step.model.generator,
+        step.model.discriminator,
+    )
+    before = [snapshot(part) for part in parts]
+    step(BATCH, 0)
+    assert [moved(part, b) for part, b in zip(parts, before, strict=True)] == [mode == "joint"] * 2 + [True] * 2
+
+
+def test_the_joint_penalty_is_part_of_the_one_step_and_the_two_step_penalty_its_own():
+    """With plain gradient descent the joint form moves by the sum of both gradients at the same weights."""
+    moves = {}
+    for penalty in ("joint", "two-step"):
+        step = make_step(penalty=penalty, text_encoder="frozen", penalty_weight=50.0)
+        with torch.no_grad():  # a new discriminator's residuals are off
+            for block in step.model.discriminator.blocks:
+                block.gamma.fill_(0.5)
+        step.d_optimizer = torch.optim.SGD(step.model.discriminator.parameters(), lr=1e-2)
+        before = snapshot(step.model.discriminator)
+        sentence = torch.randn(8, 256, generator=torch.Generator().manual_seed(1))
+        losses = step._discriminator(BATCH, sentence, torch.zeros(8, 3, 32, 32), 0)
+        moves[penalty] = torch.cat(
+            [(v - before[k]).flatten() for k, v in step.model.discriminator.state_dict().items()]
+        )
+        assert losses["d_penalty"] > 0
+    difference = (moves["joint"] - moves["two-step"]).norm() / moves["joint"].norm()
+    assert 0 < difference < 0.1  # the same to first order in the rate, and not the same
+
+
+def test_a_lazy_penalty_comes_every_so_often():
+    step = make_step(penalty_every=3)
+    assert ["d_penalty" in step(BATCH, i) for i in range(5)] == [True, False, False, True, False]
+
+
+def test_generator_steps_leave_no_gradient_in_the_judges():
+    step = make_step()
+    step(BATCH, 0)
+    assert all(p.requires_grad for p in step.model.discriminator.parameters())
+    assert all(p.requires_grad for p in step.model.image_encoder.parameters())
+    step.d_optimizer.zero_grad()
+    step.encoder_step.optimizer.zero_grad()
+    text = torch.randn(8, 256)
+    fake = step.model.generator(torch.randn(8, 100), text).images
+    step._generator(BATCH, text, torch.randn(8, 256, int(BATCH["lengths"].max())), fake)
+    assert all(p.grad is None for p in step.model.discriminator.parameters())
+    assert all(p.grad is None for p in step.model.image_encoder.parameters())
+
+
+def test_a_batch_of_one_class_trains_without_mismatched_pairs():
+    batch = BATCH | {"class_ids": torch.zeros(8, dtype=torch.int64)}
+    assert len(mismatched_pairs(batch["class_ids"])[0]) == 0
+    losses = make_step()(batch, 0)
+    assert losses["d_mismatched"] == 0
+    assert all(torch.isfinite(value) for value in losses.values())
+
+
+def test_bf16_keeps_parameters_and_penalty_in_float32():
+    step = make_step(precision="bf16")
+    losses = step(BATCH, 0)
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert losses["d_penalty"].dtype == torch.float32
+    assert {p.dtype for p in step.model.parameters()} == {torch.float32}
+
+
+def test_ema_is_the_recursion_with_its_warm_up():
+    module = torch.nn.BatchNorm1d(2)
+    ema = EMA(module, decay=0.9)
+    expected = {"weight": torch.ones(2), "running_mean": torch.zeros(2)}
+    for step in range(120):
+        with torch.no_grad():
+            module.weight.fill_(float(step))
+            module.running_mean.fill_(-float(step))
+        ema.update(module, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = {
+            "weight": decay * expected["weight"] + (1 - decay) * step,
+            "running_mean": decay * expected["running_mean"] - (1 - decay) * step,
+        }
+    for key, value in expected.items():
+        torch.testing.assert_close(ema.module.state_dict()[key], value)
+    with pytest.raises(ValueError, match=r"decay must be in \[0, 1\)"):
+        EMA(module, decay=1.0)
+
+
+class Unsavable:
+    """Fails half-way through the write, as a full disk does."""
+
+    def __reduce__(self):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_failing_save_costs_nothing(tmp_path):
+    save_checkpoint(tmp_path, 1, {"weight": torch.ones(3)})
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, 2, {"weight": torch.ones(1000), "bad": Unsavable()})
+    assert [p.name for p in tmp_path.iterdir()] == ["step_00000001.pt"]
+    state = load_checkpoint(latest_checkpoint(tmp_path))
+    assert torch.equal(state["weight"], torch.ones(3))
+
+
+def test_old_checkpoints_go_and_torn_ones_are_named(tmp_path):
+    for step in (5, 40, 300):
+        path = save_checkpoint(tmp_path, step, {})
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["step_00000040.pt", "step_00000300.pt"]
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"step_00000300\.pt is no readable checkpoint"):
+        load_checkpoint(path)
+    with pytest.raises(FileNotFoundError, match="start without --resume"):
+        latest_checkpoint(tmp_path / "nowhere")
+
+
+def command(out, *flags):
+    small = "--image-size 32 --ngf 2 --ndf 2 --mask-channels 4 --batch-size 4 --damsm-steps 3 --steps 6"
+    small += " --save-every 2 --sample-every 4 --log-every 1"
+    return [sys.executable, str(SCRIPT), "--out", str(out), *small.split(), *flags]
+
+
+def run_script(out, *flags):
+    return subprocess.run(command(out, *flags), capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    result = run_script(out)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+def test_the_script_writes_what_it_says(whole_run):
+    rows = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]
+    steps = [("damsm", i) for i in range(3)] + [("gan", i) for i in range(6)]
+    assert [(row["phase"], row["step"]) for row in rows] == steps
+    assert {"d_real", "g_damsm", "words_i2t", "steps_per_second"} <= rows[-1].keys()
+    samples = sorted(p.name for p in (whole_run / "samples").iterdir())
+    assert samples == [f"{kind}_{step:08d}.png" for kind in ("masks", "step") for step in (4, 6)]
+    assert (whole_run / "losses.png").stat().st_size > 1000
+    assert list((whole_run / "tensorboard").iterdir())
+    model = SSAGAN.from_pretrained(whole_run / "model")
+    assert model.generate(["a red circle"], seed=0).images.shape == (1, 3, 32, 32)
+
+
+def test_a_killed_run_resumes_to_identical_weights(whole_run, tmp_path):
+    """Killed (SIGKILL) twice, in each phase, and resumed with another number of loader processes."""
+    for flags, last in ((), "step_00000002.pt"), (("--resume",), "step_00000007.pt"):
+        with subprocess.Popen(
+            command(tmp_path, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as run:
+            while run.poll() is None and not (tmp_path / "checkpoints" / last).exists():
+                pass
+            run.kill()
+    result = run_script(tmp_path, "--resume", "--workers", "1")
+    assert result.returncode == 0, result.stderr
+    ours, theirs = (SSAGAN.from_pretrained(out / "model").state_dict() for out in (tmp_path, whole_run))
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["phase"] == "gan"] == list(range(6))
+
+
+def test_ctrl_c_ends_with_a_checkpoint(tmp_path):
+    run = subprocess.Popen(
+        command(tmp_path, "--steps", "100000"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while run.poll() is None and not (tmp_path / "checkpoints" / "step_00000005.pt").exists():
+        pass
+    os.kill(run.pid, signal.SIGINT)
+    _, errors = run.communicate()
+    assert run.returncode == 130
+    assert "continue with --resume" in errors
+    assert "Traceback" not in errors
+    last = load_checkpoint(latest_checkpoint(tmp_path / "checkpoints"))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert last["phase_step"] == rows[-1]["step"] + 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    result = run_script(tmp_path, "--lr-discriminator", "1e20")
+    assert result.returncode == 1
+    assert "at gan step" in result.stderr
+    assert any(name in result.stderr for name in ("d_real is", "d_fake is", "d_mismatched is", "d_penalty is"))
+    state = load_checkpoint(latest_checkpoint(tmp_path / "checkpoints"))
+    assert all(torch.isfinite(v).all() for v in state["model"].values() if v.is_floating_point())
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--data", "no/such/folder"), "no/such/folder"),
+        (("--image-size", "48"), "image_size"),
+        (("--resume",), "no checkpoint in"),
+        (("--ema", "1.5"), "decay must be in"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, flags, message):
+    result = run_script(tmp_path, *flags)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_new_run_does_not_write_over_another_ones_checkpoints(whole_run):
+    result = run_script(whole_run)
+    assert result.returncode == 2
+    assert "holds another run's checkpoints" in result.stderr
+
+
+def test_resuming_with_other_sizes_is_refused(whole_run):
+    result = run_script(whole_run, "--resume", "--ngf", "4")
+    assert result.returncode == 2
+    assert "another model config" in result.stderr
