@@ -29,7 +29,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from t2ilayers import SSAGAN, SSAGANConfig
-from t2ilayers.data import Batch, BatchDataset, CaptionedDataset, DatasetError, open_dataset
+from t2ilayers.data import Batch, BatchDataset, CaptionedDataset, open_dataset
 from t2ilayers.training import (
     EncoderStep,
     SSAGANStep,
@@ -346,7 +346,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    except (DatasetError, FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(f"train_ssagan: {error}", file=sys.stderr)
         return 2
     return 0

@@ -47,13 +47,14 @@ def norms(model, tensor_of, unused=lambda key: 0.0):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def assert_figures(actual, name, *, relative):
+def assert_figures(actual, name, *, relative, floor=1e-6):
+    """``floor`` is what rounding moves, as a share of the largest value."""
     expected = figures()[name]
     if not relative:
         torch.testing.assert_close(actual.float(), expected, rtol=0, atol=1e-4)
         return
-    floor = 1e-6 * expected.abs().max()  # gradients that are zero but for rounding
-    torch.testing.assert_close(actual.double(), expected, rtol=1e-3, atol=float(floor))
+    atol = floor * expected.abs().max().item()
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-3, atol=atol)
 
 
 def test_generator_in_evaluation_mode():
@@ -71,8 +72,10 @@ def test_generator_in_training_mode_with_gradients_and_running_statistics():
     model = generator().train()
     images = model(z, cond).images
     assert_figures(images[:, :, ::16, ::16], "g.train.image", relative=False)
+    # The gradients of a few scalars and biases are small sums of large terms. With the figures' two threads we
+    # are within 1e-4 of each; with one, or in float64, some differ by 7e-3, or 1e-4 of the largest norm.
     (images * data("openw", images.shape, -1, 1)).mean().backward()
-    assert_figures(norms(model, lambda p: p.grad), "g.train.gradnorms", relative=True)
+    assert_figures(norms(model, lambda p: p.grad), "g.train.gradnorms", relative=True, floor=2e-4)
     state = official.export(model)
     for kind in ("running_mean", "running_var"):
         sums = [state[key].double().sum() for key in official_keys()["netG"] if key.endswith(kind)]

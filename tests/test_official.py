@@ -84,7 +84,10 @@ def test_a_file_that_would_run_code_is_refused_and_nothing_runs(tmp_path):
         def __reduce__(self):
             return (open, (str(tmp_path / "ran"), "w"))
 
-    for name, save in (("zip.pth", torch.save), ("raw.pth", lambda o, f: f.write_bytes(pickle.dumps(o)))):
+    for name, save in (
+        ("zip.pth", torch.save),
+        ("raw.pth", lambda o, f: f.write_bytes(pickle.dumps(o, protocol=2))),
+    ):
         save({"fc.weight": Hostile()}, tmp_path / name)
         with pytest.raises(ValueError, match=f"{name} is no checkpoint of plain tensors"):
             official.load_generator(tmp_path / name)

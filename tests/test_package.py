@@ -14,7 +14,8 @@ import sys, {name}
 print(*sorted(m.split(".")[1] for m in sys.modules if m.startswith("t2ilayers.")))
 import torch
 assert not torch.cuda.is_initialized(), "importing initialized CUDA"
-heavy = sorted({{"PIL", "matplotlib", "scipy", "accelerate", "tqdm", "tyro", "torchvision"}} & set(sys.modules))
+extras = {{"PIL", "matplotlib", "scipy", "accelerate", "tensorboard", "tyro", "torchvision"}}
+heavy = sorted(extras & set(sys.modules))
 assert not heavy, f"importing loaded extras: {{heavy}}"
 """
 

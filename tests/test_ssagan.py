@@ -104,7 +104,7 @@ def test_a_folder_that_is_no_model_says_what_is_wrong(tmp_path):
         ({"x": 1}, "unknown"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | change))
-        with pytest.raises(ValueError, match=f"not a complete model: .*{message}"):
+        with pytest.raises(ValueError, match=f"(?s)not a complete model: .*{message}"):
             SSAGAN.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("[1, 2]")
     with pytest.raises(ValueError, match="must be a JSON object"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -224,8 +225,7 @@ def test_ctrl_c_ends_with_a_checkpoint(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     result = run_script(tmp_path, "--lr-discriminator", "1e20")
     assert result.returncode == 1
-    assert "at gan step" in result.stderr
-    assert any(name in result.stderr for name in ("d_real is", "d_fake is", "d_mismatched is", "d_penalty is"))
+    assert re.search(r"[dg]_[a-z]+ is (nan|inf|-inf) at gan step \d; training stopped", result.stderr)
     state = load_checkpoint(latest_checkpoint(tmp_path / "checkpoints"))
     assert all(torch.isfinite(v).all() for v in state["model"].values() if v.is_floating_point())
     assert not (tmp_path / "model").exists()

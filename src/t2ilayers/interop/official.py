@@ -119,7 +119,8 @@ def export(model: nn.Module) -> dict[str, Tensor]:
         model: a generator, discriminator, text encoder or Inception image encoder of this library.
 
     Returns:
-        Published keys to tensors, e.g. ``fc.weight (128*ngf, z_dim)``. Tensors share memory with the model.
+        Published keys to tensors, e.g. ``fc.weight (128*ngf, z_dim)`` and ``block0.c1.weight (C, C, 3, 3)``.
+        They share memory with the model.
 
     Raises:
         TypeError: another kind of module.

@@ -44,7 +44,7 @@ class SemanticAffineBN(nn.Module):
     Raises:
         ValueError: from ``forward``, for shapes that do not fit; the message says which.
 
-    Source: arXiv 2104.00567, section 3.2, eq. 2-5.
+    Source: arXiv 2104.00567, "Semantic-Spatial Condition Batch Normalization".
 
     Example:
         >>> norm = SemanticAffineBN(16, cond_dim=32, activation="relu")

@@ -26,7 +26,7 @@ class DownBlock(nn.Module):
     Shapes:
         ``x (N, C_in, H, W)`` with even H and W, returns ``(N, C_out, H/2, W/2)``.
 
-    Source: DF-GAN, arXiv 2008.05865, section 3; used by SSA-GAN, arXiv 2104.00567.
+    Source: DF-GAN, arXiv 2008.05865; used by SSA-GAN, arXiv 2104.00567.
 
     Example:
         >>> DownBlock(8, 16)(torch.randn(2, 8, 32, 32)).shape
@@ -46,7 +46,7 @@ class DownBlock(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.shortcut(F.avg_pool2d(x, 2)) + self.gamma * self.residual(x)  # type: ignore[no-any-return]
+        return self.shortcut(F.avg_pool2d(x, 2)) + self.gamma * self.residual(x)
 
 
 class MatchingHead(nn.Module):
@@ -96,4 +96,4 @@ class MatchingHead(nn.Module):
                 f"got {tuple(cond.shape)}"
             )
         joint = torch.cat([features, repeat(cond, "n d -> n d 4 4").to(features.dtype)], dim=1)
-        return self.layers(joint).flatten()  # type: ignore[no-any-return]
+        return self.layers(joint).flatten()

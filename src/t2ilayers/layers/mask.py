@@ -22,7 +22,7 @@ class MaskPredictor(nn.Module):
     Raises:
         ValueError: from ``forward``, if ``x`` is not ``(N, in_channels, H, W)``.
 
-    Source: arXiv 2104.00567, section 3.2 ("weakly-supervised mask predictor").
+    Source: arXiv 2104.00567, "Weakly-supervised Semantic Mask Predictor".
 
     Example:
         >>> predictor = MaskPredictor(64)
@@ -47,7 +47,7 @@ class MaskPredictor(nn.Module):
             raise ValueError(
                 f"x must be (N, C, H, W) with C = in_channels = {self.in_channels}, got {tuple(x.shape)}"
             )
-        return self.layers(x)  # type: ignore[no-any-return]
+        return self.layers(x)
 
     @staticmethod
     def to_mask(logits: Tensor, scale: int = 1) -> Tensor:

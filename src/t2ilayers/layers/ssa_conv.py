@@ -42,7 +42,7 @@ class SSAConv(nn.Module):
     Raises:
         ValueError: from ``forward``, for shapes that do not fit; the message says which.
 
-    Source: arXiv 2104.00567, section 3.2, figure 3.
+    Source: arXiv 2104.00567, "Semantic-Spatial Aware block".
 
     Example:
         >>> block = SSAConv(32, 16, cond_dim=64)

@@ -201,7 +201,7 @@ def train_attribute_classifier(
         for name, target in truth.items():
             loss = loss + F.cross_entropy(logits.attributes[name], target)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
     return classifier.eval()

@@ -32,7 +32,7 @@ def mask_iou(mask: Tensor, foreground: Tensor) -> Tensor:
     Raises:
         ValueError: shapes that do not fit, or a foreground that is not bool.
 
-    Source: this library's own; the masks are those of arXiv 2104.00567, section 3.1.
+    Source: this library's own; the masks are those of arXiv 2104.00567.
 
     Example:
         >>> foreground = torch.zeros(1, 1, 4, 4, dtype=torch.bool)

@@ -70,7 +70,7 @@ class SSAGenerator(nn.Module):
     Raises:
         ValueError: a size that is no power of two, or shapes that do not fit.
 
-    Source: arXiv 2104.00567, section 3.1, figure 2.
+    Source: arXiv 2104.00567.
 
     Example:
         >>> generator = SSAGenerator(image_size=32, ngf=8)
@@ -150,7 +150,7 @@ class MatchingAwareDiscriminator(nn.Module):
     Raises:
         ValueError: a size that is no power of two, or shapes that do not fit.
 
-    Source: arXiv 2104.00567, section 3.3; DF-GAN, arXiv 2008.05865.
+    Source: arXiv 2104.00567; DF-GAN, arXiv 2008.05865.
 
     Example:
         >>> discriminator = MatchingAwareDiscriminator(image_size=32, ndf=8)
@@ -181,7 +181,7 @@ class MatchingAwareDiscriminator(nn.Module):
             raise ValueError(
                 f"images must be (N, 3, {self.image_size}, {self.image_size}), got {tuple(images.shape)}"
             )
-        return self.blocks(self.from_image(images))  # type: ignore[no-any-return]
+        return self.blocks(self.from_image(images))
 
     def match(self, features: Tensor, cond: Tensor) -> Tensor:
         """Score ``features (N, C, 4, 4)`` against ``cond (N, D)``: logits ``(N,)``.
@@ -190,7 +190,7 @@ class MatchingAwareDiscriminator(nn.Module):
             >>> MatchingAwareDiscriminator(16, ndf=4).match(torch.zeros(2, 16, 4, 4), torch.zeros(2, 256)).shape
             torch.Size([2])
         """
-        return self.head(features, cond)  # type: ignore[no-any-return]
+        return self.head(features, cond)
 
     def forward(self, images: Tensor, cond: Tensor) -> Tensor:
         return self.match(self.features(images), cond)
@@ -269,6 +269,10 @@ class SSAGAN(nn.Module):
         vocabulary: words of the captions; needed by :meth:`generate` and :meth:`save_pretrained`. Its length
             must be ``config.vocab_size``.
 
+    Shapes:
+        N captions to images ``(N, 3, S, S)`` in [-1, 1] and masks ``(N, 1, s, s)``, s = 4, 8, ..., S
+        (:meth:`generate`), or to sentence embeddings ``(N, D)`` (:meth:`encode`).
+
     Raises:
         ValueError: a vocabulary whose length is not the config's.
 
@@ -336,7 +340,7 @@ class SSAGAN(nn.Module):
             ValueError: no vocabulary, a caption without words, an unknown word, ``z`` together with ``seed``
                 or ``truncation``, or a truncation that is not positive.
 
-        Source: truncated noise, BigGAN, arXiv 1809.11096, section 3.1.
+        Source: truncated noise, BigGAN, arXiv 1809.11096.
 
         Example:
             >>> vocabulary = Vocabulary.build(["a red circle"])
@@ -375,7 +379,7 @@ class SSAGAN(nn.Module):
                 "captions need a vocabulary, got none; make the model with SSAGAN(config, vocabulary)"
             )
         tokens, lengths = self.vocabulary.encode_batch(captions, max_words=self.config.max_words)
-        return self.text_encoder(tokens.to(self.device), lengths).sentence  # type: ignore[no-any-return]
+        return self.text_encoder(tokens.to(self.device), lengths).sentence
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write ``config.json``, ``vocabulary.json`` and ``model.safetensors`` into ``folder``.

@@ -81,7 +81,8 @@ def masked_affine_norm(
         TypeError: a tensor that is not floating point.
         RuntimeError: ``impl="native"`` where no native implementation can run.
 
-    Source: SSA-GAN, *Text to Image Generation with Semantic-Spatial Aware GAN*, arXiv 2104.00567, eq. 2-5.
+    Source: SSA-GAN, *Text to Image Generation with Semantic-Spatial Aware GAN*, arXiv 2104.00567,
+    "Semantic-Spatial Condition Batch Normalization".
 
     Example:
         >>> x, gamma, beta = torch.randn(2, 8, 4, 4), torch.zeros(2, 8), torch.ones(2, 8)

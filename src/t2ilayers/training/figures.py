@@ -107,7 +107,7 @@ def mask_sheet(
     Raises:
         ValueError: shapes that do not fit, no pictures, or ``min_side`` under 1.
 
-    Source: after arXiv 2104.00567, figure 5.
+    Source: the mask figures of arXiv 2104.00567.
 
     Example:
         >>> masks = [torch.rand(2, 1, side, side) for side in (4, 8, 16, 32)]

@@ -37,7 +37,7 @@ class StepConfig:
         penalty: ``"joint"`` adds MA-GP to the discriminator's loss; ``"two-step"`` takes it as a second
             optimizer step on the updated weights, as the published code does.
         penalty_every: take MA-GP every so many iterations, with so many times its weight (lazy
-            regularization, arXiv 1912.04958, appendix B).
+            regularization, StyleGAN2, arXiv 1912.04958).
         penalty_weight: of MA-GP.
         penalty_power: of MA-GP, >= 2.
         ema: decay of the averaged generator, in [0, 1).
@@ -83,10 +83,14 @@ class EncoderStep:
         precision: see :class:`StepConfig`.
         average_gradients: called with the parameters between backward and step; averages over processes.
 
+    Shapes:
+        A batch holds ``image (N, 3, S, S)`` in [-1, 1], ``tokens (N, T)``, ``lengths (N,)``, best on the CPU,
+        and ``class_ids (N,)``; see :class:`~t2ilayers.data.Batch`.
+
     Raises:
         ValueError: the model has no image encoder.
 
-    Source: AttnGAN, arXiv 1711.10485, section 3.2; joint training, arXiv 2104.00567, section 3.4.
+    Source: AttnGAN, arXiv 1711.10485, section 3.2; joint training, arXiv 2104.00567.
 
     Example:
         >>> from t2ilayers import SSAGANConfig
@@ -157,13 +161,16 @@ class SSAGANStep:
         config: see :class:`StepConfig`.
         average_gradients: see :class:`EncoderStep`.
 
+    Shapes:
+        A batch with ``image (N, 3, S, S)`` and ``tokens (N, T)``, as in :class:`EncoderStep`.
+
     Attributes:
         ema: the averaged generator, :class:`EMA`.
 
     Raises:
         ValueError: the model has no image encoder, or a setting is out of its range.
 
-    Source: arXiv 2104.00567, section 3.4 and the published training code.
+    Source: arXiv 2104.00567, and the published training code.
 
     Example:
         >>> from t2ilayers import SSAGANConfig
