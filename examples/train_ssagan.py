@@ -10,11 +10,8 @@ model/, which examples/generate.py and examples/evaluate.py read.
 """
 
 import dataclasses
-import json
-import math
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,13 +22,14 @@ import tyro
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from t2ilayers import SSAGAN, SSAGANConfig
 from t2ilayers.data import Batch, BatchDataset, CaptionedDataset, open_dataset
 from t2ilayers.training import (
     EncoderStep,
+    MetricsLog,
+    NonFiniteLossError,
     SSAGANStep,
     StepConfig,
     keep_large_blocks,
@@ -81,10 +79,6 @@ class Config:
     """Continue from the newest complete checkpoint in --out."""
 
 
-class NonFiniteLossError(RuntimeError):
-    """A loss became NaN or infinite."""
-
-
 class Interrupt:
     """Turns Ctrl-C and SIGTERM into a flag, so that a step is never left half done."""
 
@@ -98,72 +92,17 @@ class Interrupt:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C stops at once
 
 
-class Log:
-    """Losses to the progress bar, metrics.jsonl and TensorBoard, and the check that they are finite."""
-
-    def __init__(self, config: Config, accelerator: Accelerator) -> None:
-        self.config = config
-        self.main = accelerator.is_main_process
-        self.file = config.out / "metrics.jsonl"
-        self.board: SummaryWriter | None = None
-        self.pending: list[tuple[int, dict[str, Tensor]]] = []
-        self.since = time.perf_counter()
-
-    def start(self, phase: str, step: int) -> None:
-        """Drop what an interrupted run wrote beyond ``step`` of ``phase``."""
-        if not self.main:
-            return
-        rows = [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
-        order = ("damsm", "gan")
-        kept = [r for r in rows if (order.index(r["phase"]), r["step"]) < (order.index(phase), step)]
-        self.file.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self.board = SummaryWriter(str(self.config.out / "tensorboard"), purge_step=step if rows else None)
-
-    def add(self, phase: str, step: int, losses: dict[str, Tensor], bar: tqdm) -> None:
-        self.pending.append((step, losses))
-        if len(self.pending) >= self.config.log_every:
-            self.flush(phase, bar)
-
-    def flush(self, phase: str, bar: tqdm) -> None:
-        """Write the pending losses. They are read in one go: reading each step would stall a GPU."""
-        if not self.pending:
-            return
-        names = [(step, name) for step, losses in self.pending for name in losses]
-        values = torch.stack([v.float() for _, losses in self.pending for v in losses.values()]).tolist()
-        for (step, name), value in zip(names, values, strict=True):
-            if not math.isfinite(value):
-                raise NonFiniteLossError(f"{name} is {value} at {phase} step {step}")
-        mean = {
-            name: float(np.mean([v for (_, n), v in zip(names, values, strict=True) if n == name]))
-            for name in dict.fromkeys(name for _, name in names)
-        }
-        now = time.perf_counter()
-        row = {"phase": phase, "step": self.pending[-1][0], **mean}
-        row["steps_per_second"] = len(self.pending) / (now - self.since)
-        self.since = now
-        self.pending.clear()
-        if not self.main:
-            return
-        with self.file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        for name, value in mean.items():
-            if self.board is not None:
-                self.board.add_scalar(f"{phase}/{name}", value, row["step"])
-        bar.set_postfix({name: f"{value:.2f}" for name, value in mean.items() if name.startswith(("d_", "g_"))
-                         or phase == "damsm"})  # fmt: skip
-
-
 class Samples:
     """Pictures for fixed captions of the held-out split with fixed noise, by the averaged generator."""
 
-    def __init__(self, config: Config, held_out: CaptionedDataset, board: SummaryWriter | None) -> None:
+    def __init__(self, config: Config, held_out: CaptionedDataset) -> None:
         self.folder = config.out / "samples"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.captions = [held_out[i]["caption"] for i in range(min(16, len(held_out)))]
+        spread = np.linspace(0, len(held_out) - 1, min(16, len(held_out))).round().astype(int)
+        self.captions = [held_out[int(i)]["caption"] for i in spread]
         self.seed = config.seed
-        self.board = board
 
-    def draw(self, model: SSAGAN, step: int) -> None:
+    def draw(self, model: SSAGAN, step: int, board: Any) -> None:
         images, masks = model.generate(self.captions, seed=self.seed)
         sheet = sample_sheet(images, self.captions)
         save_image(sheet, self.folder / f"step_{step:08d}.png")
@@ -172,8 +111,7 @@ class Samples:
             mask_sheet(images[rows], [mask[rows] for mask in masks], self.captions[rows]),
             self.folder / f"masks_{step:08d}.png",
         )
-        if self.board is not None:
-            self.board.add_image("samples", np.asarray(sheet), step, dataformats="HWC")
+        board.add_image("samples", np.asarray(sheet), step, dataformats="HWC")
 
 
 def seed_step(config: Config, phase: int, step: int, rank: int) -> None:
@@ -268,13 +206,16 @@ def train(config: Config) -> None:
         if accelerator.is_main_process:
             print(f"resuming {phase} at step {start} from {path}")
 
-    log, interrupt = Log(config, accelerator), Interrupt()
+    log = MetricsLog(config.out, every=config.log_every, write=accelerator.is_main_process)
     log.start(phase, start)
-    samples = Samples(config, held_out, log.board)
+    interrupt, samples = Interrupt(), Samples(config, held_out)
 
     def checkpoint(phase: str, step: int) -> None:
         if not accelerator.is_main_process:
             return
+        for name, weight in model.named_parameters():
+            if not weight.isfinite().all():
+                raise NonFiniteLossError(f"weight {name} is not finite after {phase} step {step - 1}")
         state = training.state_dict() if phase == "gan" else {
             "model": model.state_dict(), "encoder_optimizer": pretraining.optimizer.state_dict()
         }  # fmt: skip
@@ -287,7 +228,7 @@ def train(config: Config) -> None:
         own = model.generator
         model.generator = training.ema.module
         try:
-            samples.draw(model, step)
+            samples.draw(model, step, log.board)
         finally:
             model.generator = own
         loss_curves(log.file, config.out / "losses.png")
@@ -296,7 +237,7 @@ def train(config: Config) -> None:
         name = "DAMSM pre-training" if phase == "damsm" else "GAN training"
         bar = tqdm(total=stop, initial=start, desc=name, disable=not accelerator.is_main_process, mininterval=1)
         stream = batches(config, data, start, stop, accelerator)
-        log.since = time.perf_counter()
+        log.restart_clock()
         with bar:
             for step, batch in zip(range(start, stop), stream, strict=True):
                 seed_step(config, phase == "gan", step, accelerator.process_index)
@@ -325,6 +266,7 @@ def train(config: Config) -> None:
     if accelerator.is_main_process:
         model.generator = training.ema.module
         model.save_pretrained(config.out / "model")
+        log.close()
         print(f"model: {config.out / 'model'}   samples: {samples.folder}   losses: {config.out / 'losses.png'}")
 
 
@@ -334,10 +276,9 @@ def main() -> int:
     try:
         train(config)
     except KeyboardInterrupt:
-        print(
-            f"\nstopped; a checkpoint is in {config.out / 'checkpoints'}, continue with --resume",
-            file=sys.stderr,
-        )
+        kept = any((config.out / "checkpoints").glob("*.pt"))
+        then = f"continue with --resume --out {config.out}" if kept else "there is no checkpoint yet"
+        print(f"\nstopped; {then}", file=sys.stderr)
         return 130
     except NonFiniteLossError as error:
         print(

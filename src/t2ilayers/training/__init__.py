@@ -2,12 +2,15 @@
 
 from .checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from .ema import EMA
+from .log import MetricsLog, NonFiniteLossError
 from .memory import keep_large_blocks
 from .step import EncoderStep, SSAGANStep, StepConfig
 
 __all__ = [
     "EMA",
     "EncoderStep",
+    "MetricsLog",
+    "NonFiniteLossError",
     "SSAGANStep",
     "StepConfig",
     "keep_large_blocks",
