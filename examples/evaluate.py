@@ -52,6 +52,8 @@ class Arguments:
     """Of the noise, the drawn scenes, the choice of captions, the candidates and the classifier."""
     captions_split: Literal["train", "test"] = "test"
     """Split that captions and real pictures come from."""
+    class_field: str = "class_id"
+    """Field of a folder's rows that names a picture's class: candidate captions are of other classes."""
     classifier_steps: int = 800
     """Training of the classifier that judges drawn shapes; fewer are quicker and judge worse."""
     out: Path | None = None
@@ -77,7 +79,7 @@ def evaluate(arguments: Arguments) -> None:
     model = SSAGAN.from_pretrained(arguments.model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     size, split, seed = model.config.image_size, arguments.captions_split, arguments.seed
-    dataset = open_dataset(arguments.data, split, image_size=size, seed=seed)
+    dataset = open_dataset(arguments.data, split, image_size=size, seed=seed, class_field=arguments.class_field)
     samples = arguments.samples or min(len(dataset), 1000)
     results: dict[str, Any] = {
         "command": shlex.join(sys.argv),
@@ -86,6 +88,7 @@ def evaluate(arguments: Arguments) -> None:
         "split": split,
         "samples": samples,
         "seed": seed,
+        "machine": torch.cuda.get_device_name() if model.device.type == "cuda" else f"{os.cpu_count()} CPU cores",
         "versions": {
             "t2ilayers": t2ilayers.__version__,
             "torch": torch.__version__,

@@ -159,3 +159,14 @@ def test_a_damaged_log_is_named(tmp_path, text, message):
         loss_curves(log, tmp_path / "curves.png")
     assert message in str(caught.value)
     assert not (tmp_path / "curves.png").exists()
+
+
+def test_panels_that_no_curve_needs_stay_white(tmp_path):
+    row = {"phase": "gan", "step": 1, "a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}  # three in a row, one below
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    loss_curves(tmp_path / "metrics.jsonl", tmp_path / "losses.png")
+    pixels = np.asarray(Image.open(tmp_path / "losses.png").convert("L"))
+    height, width = pixels.shape
+    below = pixels[int(height * 0.55) :]
+    assert (below[:, int(width * 0.4) :] == 255).all()
+    assert (below[:, : width // 3] < 255).any()

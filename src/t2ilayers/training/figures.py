@@ -175,7 +175,7 @@ def loss_curves(metrics_file: str | os.PathLike[str], path: str | os.PathLike[st
     figure = Figure(figsize=(4.2 * columns, 2.6 * rows), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, squeeze=False).flat
-    for panel, ((phase, name), points) in zip(panels, curves.items(), strict=False):
+    for ((phase, name), points), panel in zip(curves.items(), panels, strict=False):
         steps, values = (np.array(series) for series in zip(*sorted(points.items()), strict=True))
         few = len(steps) < 20  # too few to smooth: show where they are
         colour = "tab:blue" if phase == "damsm" else "tab:red"
