@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from tqdm import tqdm
 import t2ilayers
 from t2ilayers import SSAGAN
 from t2ilayers.data import Batch, CaptionedDataset, CaptionedShapes, collate, open_dataset
+from t2ilayers.encoders import Vocabulary
 from t2ilayers.metrics import (
     ATTRIBUTE_CHANCE,
     attribute_accuracy,
@@ -116,7 +117,7 @@ def generated_beside_real(
     model: SSAGAN, dataset: CaptionedDataset, samples: int, seed: int, title: str
 ) -> Iterator[tuple[SSAGeneratorOutput, Batch]]:
     """Batches of generated pictures, on the CPU, each with the real pictures of the same captions."""
-    dataset.vocabulary = model.vocabulary  # captions that the model cannot read are an error
+    dataset.vocabulary = cast(Vocabulary, model.vocabulary)  # captions that the model cannot read are an error
     noise = torch.Generator().manual_seed(seed)
     for start in tqdm(range(0, samples, BATCH_SIZE), desc=title, unit="batch"):
         indices = range(start, min(start + BATCH_SIZE, samples))
@@ -157,11 +158,12 @@ def measure_shapes(model: SSAGAN, scenes: CaptionedShapes, samples: int, argumen
 def measure_r_precision(
     model: SSAGAN, dataset: CaptionedDataset, samples: int, arguments: Arguments
 ) -> dict[str, Any]:
+    encode_image = cast(torch.nn.Module, model.image_encoder)  # evaluate() saw to it
     codes: dict[str, list[torch.Tensor]] = {"generated": [], "real": []}
     sentences, class_ids, captions = [], [], []
     for output, real in generated_beside_real(model, dataset, samples, arguments.seed, "R-precision"):
         for name, images in (("generated", output.images), ("real", real["image"])):
-            codes[name].append(model.image_encoder(images.to(model.device)).code.cpu())
+            codes[name].append(encode_image(images.to(model.device)).code.cpu())
         sentences.append(model.encode(real["captions"]).cpu())
         class_ids.append(real["class_ids"])
         captions += real["captions"]

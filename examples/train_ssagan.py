@@ -10,8 +10,13 @@ model/, which examples/generate.py and examples/evaluate.py read.
 """
 
 import dataclasses
+import json
+import os
+import platform
+import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,8 +29,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+import t2ilayers
 from t2ilayers import SSAGAN, SSAGANConfig
 from t2ilayers.data import Batch, BatchDataset, CaptionedDataset, open_dataset
+from t2ilayers.interop import official
 from t2ilayers.training import (
     EncoderStep,
     MetricsLog,
@@ -63,8 +70,12 @@ class Config:
     step: Annotated[StepConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=StepConfig)
     image_encoder: Literal["conv", "inception"] = "conv"
     """A small encoder for 32 to 128 px, or Inception-v3 for larger pictures."""
+    image_encoder_weights: Path | None = None
+    """Published image_encoder*.pth; needed with --image-encoder inception, whose trunk is not trained here."""
     class_field: str = "class_id"
     """Field of a folder's rows that names a picture's class; pictures of one class are no negatives."""
+    augment: bool = False
+    """Crop and mirror a folder's training pictures at random. Mirroring contradicts "left" and "right"."""
     seed: int = 0
     """Of weights, data order, captions, noise and dropout."""
     workers: int = 0
@@ -76,7 +87,25 @@ class Config:
     save_every: int = 500
     """Steps between checkpoints."""
     resume: bool = False
-    """Continue from the newest complete checkpoint in --out."""
+    """Continue from the newest complete checkpoint in --out, with the flags of the interrupted run."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("steps", 1),
+            ("damsm_steps", 0),
+            ("log_every", 1),
+            ("sample_every", 1),
+            ("save_every", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
+        if (self.image_encoder == "inception") != (self.image_encoder_weights is not None):
+            raise ValueError("--image-encoder inception and --image-encoder-weights go together")
+
+
+# What may change when a run is resumed; every other flag would make it another run.
+MAY_CHANGE = ("data", "out", "steps", "workers", "log_every", "sample_every", "save_every", "resume",
+              "image_encoder_weights", "lr_generator", "lr_discriminator", "lr_encoders")  # fmt: skip
 
 
 class Interrupt:
@@ -86,6 +115,13 @@ class Interrupt:
         self.requested = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._request)
+
+    def anywhere(self, accelerator: Accelerator) -> bool:
+        """Whether any process was asked to stop: all of them must stop at the same step."""
+        if accelerator.num_processes == 1:
+            return self.requested
+        count: Any = accelerator.reduce(torch.tensor(float(self.requested), device=accelerator.device), "sum")
+        return bool(count > 0)
 
     def _request(self, number: int, frame: object) -> None:
         self.requested = True
@@ -151,13 +187,51 @@ def averaging(accelerator: Accelerator) -> Callable[[Iterable[nn.Parameter]], No
     return average
 
 
-def damsm_rate(config: Config, data: CaptionedDataset, step: int) -> float:
-    """The published schedule: 2e-3, times 0.98 an epoch, not under 2e-4."""
-    epoch = step * config.batch_size // len(data)
+def damsm_rate(data: CaptionedDataset, pictures: int) -> float:
+    """The published schedule after so many pictures: 2e-3, times 0.98 an epoch, not under 2e-4."""
+    epoch = pictures // len(data)
     return float(max(2e-4, 2e-3 * 0.98**epoch))
 
 
+def flat_flags(config: Config) -> dict[str, Any]:
+    """All flags by name, as plain values."""
+    flags = dataclasses.asdict(config)
+    flags |= flags.pop("step")
+    return {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
+
+
+def check_same_run(path: Path, state: dict[str, Any], flags: dict[str, Any], vocabulary: list[str]) -> None:
+    for name, value in flags.items():
+        if name not in MAY_CHANGE and state["flags"][name] != value:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{path} was trained with {flag} {state['flags'][name]}, this run has {value}")
+    if state["vocabulary"] != vocabulary:
+        raise ValueError(f"{path} was trained with another vocabulary than that of {flags['data']}")
+
+
+def describe_run(flags: dict[str, Any], accelerator: Accelerator, seconds: float) -> str:
+    """What it takes to repeat the run, as JSON."""
+    return json.dumps(
+        {
+            "command": shlex.join(sys.argv),
+            "flags": flags,
+            "seconds": round(seconds),
+            "device": str(accelerator.device),
+            "processes": accelerator.num_processes,
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "versions": {
+                "t2ilayers": t2ilayers.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        },
+        indent=2,
+    )
+
+
 def train(config: Config) -> None:
+    began = time.monotonic()
     accelerator = Accelerator()
     torch.manual_seed(config.seed)
     data, held_out = (
@@ -167,6 +241,7 @@ def train(config: Config) -> None:
             image_size=config.image_size,
             seed=config.seed,
             class_field=config.class_field,
+            augment=config.augment and split == "train",
         )
         for split in ("train", "test")
     )
@@ -178,13 +253,17 @@ def train(config: Config) -> None:
         vocab_size=len(data.vocabulary),
         image_encoder=config.image_encoder,
     )
-    model = SSAGAN(shape, data.vocabulary).to(accelerator.device, memory_format=torch.channels_last)
+    model = SSAGAN(shape, data.vocabulary)
+    if config.image_encoder_weights is not None:
+        model.image_encoder = official.load_image_encoder(config.image_encoder_weights)
+    model.to(accelerator.device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     average = averaging(accelerator)
     pretraining = EncoderStep(model, lr=2e-3, precision=config.step.precision, average_gradients=average)
     training = SSAGANStep(model, config.step, average_gradients=average)
     config.out.mkdir(parents=True, exist_ok=True)
     checkpoints = config.out / "checkpoints"
-    identity = {"model_config": shape.to_json(), "vocabulary": list(data.vocabulary.words)}
+    vocabulary, flags = list(data.vocabulary.words), flat_flags(config)
 
     phase, start = "damsm", 0
     if not config.resume and any(checkpoints.glob("*.pt")):
@@ -194,9 +273,7 @@ def train(config: Config) -> None:
     if config.resume:
         path = latest_checkpoint(checkpoints)
         state = load_checkpoint(path)
-        for name, value in identity.items():
-            if state[name] != value:
-                raise ValueError(f"{path} has another {name.replace('_', ' ')} than this run's flags and data")
+        check_same_run(path, state, flags, vocabulary)
         phase, start = state["phase"], state["phase_step"]
         if phase == "damsm":
             model.load_state_dict(state["model"])
@@ -219,8 +296,8 @@ def train(config: Config) -> None:
         state = training.state_dict() if phase == "gan" else {
             "model": model.state_dict(), "encoder_optimizer": pretraining.optimizer.state_dict()
         }  # fmt: skip
-        total = step + (config.damsm_steps if phase == "gan" else 0)
-        save_checkpoint(checkpoints, total, {"phase": phase, "phase_step": step, **identity, **state})
+        state |= {"phase": phase, "phase_step": step, "flags": flags, "vocabulary": vocabulary}
+        save_checkpoint(checkpoints, step + (config.damsm_steps if phase == "gan" else 0), state)
 
     def figures(step: int) -> None:
         if not accelerator.is_main_process:
@@ -228,7 +305,7 @@ def train(config: Config) -> None:
         own = model.generator
         model.generator = training.ema.module
         try:
-            samples.draw(model, step, log.board)
+            samples.draw(model, step, log.boards["gan"])
         finally:
             model.generator = own
         loss_curves(log.file, config.out / "losses.png")
@@ -247,49 +324,58 @@ def train(config: Config) -> None:
                 if phase == "gan" and done % config.sample_every == 0:
                     log.flush(phase, bar)
                     figures(done)
-                if interrupt.requested or done % config.save_every == 0 or done == stop:
+                    log.restart_clock()
+                stopping = interrupt.anywhere(accelerator)
+                if stopping or done % config.save_every == 0 or done == stop:
                     log.flush(phase, bar)  # a checkpoint is only written after its losses were found finite
                     checkpoint(phase, done)
-                if interrupt.requested:
+                    log.restart_clock()
+                if stopping:
                     raise KeyboardInterrupt
 
     def pretrain(batch: Batch, step: int) -> dict[str, Tensor]:
         for group in pretraining.optimizer.param_groups:
-            group["lr"] = damsm_rate(config, data, step)
+            group["lr"] = damsm_rate(data, step * config.batch_size * accelerator.num_processes)
         return pretraining(batch)
 
     if phase == "damsm":
         run("damsm", start, config.damsm_steps, pretrain)
         start = 0
     run("gan", start, config.steps, training)
-    figures(config.steps)
+    if config.steps % config.sample_every:
+        figures(config.steps)
     if accelerator.is_main_process:
         model.generator = training.ema.module
         model.save_pretrained(config.out / "model")
         log.close()
+        (config.out / "run.json").write_text(describe_run(flags, accelerator, time.monotonic() - began) + "\n")
         print(f"model: {config.out / 'model'}   samples: {samples.folder}   losses: {config.out / 'losses.png'}")
 
 
 def main() -> int:
-    config = tyro.cli(Config, description=__doc__)
-    keep_large_blocks()
     try:
-        train(config)
-    except KeyboardInterrupt:
-        kept = any((config.out / "checkpoints").glob("*.pt"))
-        then = f"continue with --resume --out {config.out}" if kept else "there is no checkpoint yet"
-        print(f"\nstopped; {then}", file=sys.stderr)
-        return 130
-    except NonFiniteLossError as error:
-        print(
-            f"\n{error}; training stopped. The last good checkpoint is in {config.out / 'checkpoints'}; "
-            "try a smaller learning rate or --precision fp32",
-            file=sys.stderr,
-        )
-        return 1
+        config = tyro.cli(Config, description=__doc__)
+        keep_large_blocks()
+        return guarded(config)
     except (OSError, ValueError) as error:
         print(f"train_ssagan: {error}", file=sys.stderr)
         return 2
+
+
+def guarded(config: Config) -> int:
+    def last_checkpoint() -> str:
+        kept = sorted((config.out / "checkpoints").glob("*.pt"))
+        return f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+
+    try:
+        train(config)
+    except KeyboardInterrupt:
+        print(f"\nstopped; {last_checkpoint()}; the same flags and --resume continue", file=sys.stderr)
+        return 130
+    except NonFiniteLossError as error:
+        advice = "resume with smaller learning rates, or start again with --precision fp32"
+        print(f"\n{error}; training stopped, {last_checkpoint()}; {advice}", file=sys.stderr)
+        return 1
     return 0
 
 

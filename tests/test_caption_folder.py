@@ -318,3 +318,13 @@ def test_open_dataset_takes_the_word_or_the_path(birds):
     dataset = open_dataset(str(birds), "test", image_size=16)
     assert len(dataset) == 2
     assert dataset.image_size == 16
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_a_small_folder_has_both_splits(tmp_path, count):
+    for n in range(count):
+        Image.new("RGB", (16, 16), (n, 0, 0)).save(tmp_path / f"{n}.png")
+        (tmp_path / f"{n}.txt").write_text("a bird")
+    train, test = (CaptionFolder(tmp_path, split=split, image_size=16) for split in ("train", "test"))
+    assert len(train) + len(test) == count
+    assert min(len(train), len(test)) >= 1

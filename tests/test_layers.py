@@ -101,12 +101,16 @@ def test_settings_show_in_repr():
     assert "5, cond_dim=8, hidden_dim=7, eps=1e-05, momentum=0.2, activation='relu'" in repr(
         SemanticAffineBN(5, 8, 7, momentum=0.2, activation="relu")
     )
+    assert "in_channels=3" in repr(MaskPredictor(3))
+    assert "in_channels=8, cond_dim=6" in repr(MatchingHead(8, 4, cond_dim=6))
     assert "upsample=False" in repr(SSAConv(2, 2, upsample=False))
 
 
 def test_wrong_shapes_are_refused_with_the_rule():
     with pytest.raises(ValueError, match=r"cond must be \(N, D\) with D = cond_dim = 8, got \(2, 9\)"):
         SemanticAffineBN(5, 8)(torch.randn(2, 5, 4, 4), torch.randn(2, 9))
+    with pytest.raises(ValueError, match="activation must be"):
+        SemanticAffineBN(5, activation="gelu")
     with pytest.raises(ValueError, match=r"C = in_channels = 3, got \(2, 4, 4, 4\)"):
         MaskPredictor(3)(torch.randn(2, 4, 4, 4))
     head = MatchingHead(8, 4, cond_dim=6)

@@ -111,8 +111,19 @@ def test_gradients_agree_with_finite_differences_to_second_order(stats, masked, 
         )
 
     assert torch.autograd.gradcheck(op, tensors)
-    if activation == "none" or stats == "batch":
-        assert torch.autograd.gradgradcheck(op, tensors)
+    assert torch.autograd.gradgradcheck(op, tensors)
+
+
+@pytest.mark.parametrize("upsample", [1, 2])
+def test_gradients_in_evaluation_mode_agree_with_finite_differences(upsample):
+    tensors = [t.requires_grad_() for t in inputs(2, 4, 3, 2, upsample=upsample)]
+    running = {"running_mean": torch.randn(4).double(), "running_var": torch.rand(4).double() + 0.5}
+
+    def op(*tensors):
+        return masked_affine_norm(*tensors, training=False, upsample=upsample, activation="leaky_relu", **running)
+
+    assert torch.autograd.gradcheck(op, tensors)
+    assert torch.autograd.gradgradcheck(op, tensors)
 
 
 @pytest.mark.parametrize("upsample", [1, 2])

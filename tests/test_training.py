@@ -1,11 +1,14 @@
 """The step, the average, checkpoints and the training script as a user runs it."""
 
+import contextlib
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,8 +19,11 @@ from t2ilayers.data import BatchDataset, CaptionedShapes
 from t2ilayers.losses import mismatched_pairs
 from t2ilayers.training import (
     EMA,
+    MetricsLog,
+    NonFiniteLossError,
     SSAGANStep,
     StepConfig,
+    keep_large_blocks,
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
@@ -131,6 +137,76 @@ def test_ema_is_the_recursion_with_its_warm_up():
         EMA(module, decay=1.0)
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [{"penalty": "two_step"}, {"text_encoder": "fixed"}, {"precision": "fp16"}, {"penalty_power": 1.0},
+     {"penalty_every": 0}, {"lr_generator": 0.0}, {"damsm_weight": -1.0}, {"ema": 1.0}],
+    ids=str,
+)  # fmt: skip
+def test_a_setting_that_does_not_exist_is_refused_at_once(setting):
+    with pytest.raises(ValueError, match=f"{next(iter(setting))} must be"):
+        StepConfig(**setting)
+
+
+def test_continuing_takes_the_learning_rates_of_the_config():
+    state = make_step().state_dict()
+    step = make_step(lr_generator=3e-5, lr_discriminator=2e-5, lr_encoders=1e-5)
+    step.load_state_dict(state)
+    optimizers = (step.g_optimizer, step.d_optimizer, step.encoder_step.optimizer)
+    assert [o.param_groups[0]["lr"] for o in optimizers] == [3e-5, 2e-5, 1e-5]
+
+
+class Bar:
+    def set_postfix(self, ordered_dict):
+        self.shown = ordered_dict
+
+
+def write_log(folder, phase, start, stop):
+    log, bar = MetricsLog(folder, every=2), Bar()
+    log.start(phase, start)
+    for step in range(start, stop):
+        log.add(phase, step, {"d_real": torch.tensor(float(step))}, bar)
+    log.close()
+    return bar
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_log_continues_where_the_checkpoint_was_and_survives_a_torn_line(tmp_path):
+    write_log(tmp_path, "damsm", 0, 4)
+    bar = write_log(tmp_path, "gan", 0, 8)
+    assert bar.shown == {"d_real": "6.50"}
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "gan", "ste')  # killed in writing
+    write_log(tmp_path, "gan", 4, 6)
+    found = [(row["phase"], row["step"], row["d_real"]) for row in rows(tmp_path)]
+    assert found == [("damsm", 1, 0.5), ("damsm", 3, 2.5), ("gan", 1, 0.5), ("gan", 3, 2.5), ("gan", 5, 4.5)]
+
+
+def test_a_damaged_line_within_the_log_is_named(tmp_path):
+    write_log(tmp_path, "gan", 0, 4)
+    (tmp_path / "metrics.jsonl").write_text("{]\n" + (tmp_path / "metrics.jsonl").read_text())
+    with pytest.raises(ValueError, match=r"metrics\.jsonl line 1 is no JSON"):
+        write_log(tmp_path, "gan", 2, 4)
+
+
+def test_a_loss_that_is_not_finite_is_named_with_its_step(tmp_path):
+    log = MetricsLog(tmp_path, every=3)
+    log.start("gan", 0)
+    for step, value in enumerate((1.0, float("inf"))):
+        log.add("gan", step, {"d_real": torch.tensor(0.0), "d_fake": torch.tensor(value)}, Bar())
+    with pytest.raises(NonFiniteLossError, match="d_fake is inf at gan step 1"):
+        log.flush("gan", Bar())
+    log.close()
+    assert rows(tmp_path) == []
+
+
+def test_the_allocator_takes_the_advice_where_it_is_glibc():
+    assert keep_large_blocks() == (platform.libc_ver()[0] == "glibc")
+
+
 class Unsavable:
     """Fails half-way through the write, as a full disk does."""
 
@@ -151,6 +227,8 @@ def test_old_checkpoints_go_and_torn_ones_are_named(tmp_path):
     for step in (5, 40, 300):
         path = save_checkpoint(tmp_path, step, {})
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["step_00000040.pt", "step_00000300.pt"]
+    assert save_checkpoint(tmp_path, 7, {}).exists()  # what was just written stays, whatever its number
+    (tmp_path / "step_00000007.pt").unlink()
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"step_00000300\.pt is no readable checkpoint"):
         load_checkpoint(path)
@@ -168,6 +246,14 @@ def run_script(out, *flags):
     return subprocess.run(command(out, *flags), capture_output=True, text=True)
 
 
+def wait_for(run, path):
+    """Until the running script has written ``path``, or has ended, or two minutes are over."""
+    deadline = time.monotonic() + 120
+    while run.poll() is None and not path.exists() and time.monotonic() < deadline:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run.wait(timeout=0.05)
+
+
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
@@ -177,10 +263,10 @@ def whole_run(tmp_path_factory):
 
 
 def test_the_script_writes_what_it_says(whole_run):
-    rows = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]
+    lines = rows(whole_run)
     steps = [("damsm", i) for i in range(3)] + [("gan", i) for i in range(6)]
-    assert [(row["phase"], row["step"]) for row in rows] == steps
-    assert {"d_real", "g_damsm", "words_i2t", "steps_per_second"} <= rows[-1].keys()
+    assert [(row["phase"], row["step"]) for row in lines] == steps
+    assert {"d_real", "g_damsm", "words_i2t", "steps_per_second"} <= lines[-1].keys()
     samples = sorted(p.name for p in (whole_run / "samples").iterdir())
     assert samples == [f"{kind}_{step:08d}.png" for kind in ("masks", "step") for step in (4, 6)]
     assert (whole_run / "losses.png").stat().st_size > 1000
@@ -195,31 +281,27 @@ def test_a_killed_run_resumes_to_identical_weights(whole_run, tmp_path):
         with subprocess.Popen(
             command(tmp_path, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as run:
-            while run.poll() is None and not (tmp_path / "checkpoints" / last).exists():
-                pass
+            wait_for(run, tmp_path / "checkpoints" / last)
             run.kill()
     result = run_script(tmp_path, "--resume", "--workers", "1")
     assert result.returncode == 0, result.stderr
     ours, theirs = (SSAGAN.from_pretrained(out / "model").state_dict() for out in (tmp_path, whole_run))
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if row["phase"] == "gan"] == list(range(6))
+    assert [row["step"] for row in rows(tmp_path) if row["phase"] == "gan"] == list(range(6))
 
 
 def test_ctrl_c_ends_with_a_checkpoint(tmp_path):
     run = subprocess.Popen(
         command(tmp_path, "--steps", "100000"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    while run.poll() is None and not (tmp_path / "checkpoints" / "step_00000005.pt").exists():
-        pass
+    wait_for(run, tmp_path / "checkpoints" / "step_00000005.pt")
     os.kill(run.pid, signal.SIGINT)
     _, errors = run.communicate()
     assert run.returncode == 130
-    assert "continue with --resume" in errors
+    assert re.search(r"the last good checkpoint is .*step_\d{8}\.pt; the same flags and --resume continue", errors)
     assert "Traceback" not in errors
     last = load_checkpoint(latest_checkpoint(tmp_path / "checkpoints"))
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert last["phase_step"] == rows[-1]["step"] + 1
+    assert last["phase_step"] == rows(tmp_path)[-1]["step"] + 1
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
@@ -237,7 +319,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
         (("--data", "no/such/folder"), "no/such/folder"),
         (("--image-size", "48"), "image_size"),
         (("--resume",), "no checkpoint in"),
-        (("--ema", "1.5"), "decay must be in"),
+        (("--ema", "1.5"), "ema must be in [0, 1)"),
+        (("--sample-every", "0"), "--sample-every must be at least 1, got 0"),
+        (("--image-encoder", "inception"), "--image-encoder-weights go together"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, flags, message):
@@ -253,7 +337,15 @@ def test_a_new_run_does_not_write_over_another_ones_checkpoints(whole_run):
     assert "holds another run's checkpoints" in result.stderr
 
 
-def test_resuming_with_other_sizes_is_refused(whole_run):
-    result = run_script(whole_run, "--resume", "--ngf", "4")
+@pytest.mark.parametrize(("flag", "value"), [("--ngf", "4"), ("--seed", "3"), ("--penalty-every", "2")])
+def test_resuming_as_another_run_is_refused(whole_run, flag, value):
+    result = run_script(whole_run, "--resume", flag, value)
     assert result.returncode == 2
-    assert "another model config" in result.stderr
+    assert re.search(rf"was trained with {flag} \d, this run has {value}", result.stderr)
+
+
+def test_the_run_is_described(whole_run):
+    run = json.loads((whole_run / "run.json").read_text())
+    assert run["flags"]["ngf"] == 2
+    assert run["flags"]["text_encoder"] == "joint"
+    assert run["versions"]["torch"] == torch.__version__

@@ -22,6 +22,12 @@ class Sample(TypedDict):
     ``image (3, S, S)`` float32 in [-1, 1]; ``caption``; ``tokens (max_words,)`` int64, padded with 0, of
     which the first ``length`` are the caption's; ``class_id``; ``key``, the picture's name; and
     ``mask (1, S, S)`` float32 in [0, 1] where the dataset knows the foreground.
+
+    Example:
+        >>> from t2ilayers.data import CaptionedShapes
+        >>> sample: Sample = CaptionedShapes(4, image_size=32)[0]
+        >>> sorted(sample)
+        ['caption', 'class_id', 'image', 'key', 'length', 'mask', 'tokens']
     """
 
     image: Tensor

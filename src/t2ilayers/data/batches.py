@@ -18,6 +18,12 @@ class Batch(TypedDict):
     ``image (N, 3, S, S)``, ``tokens (N, T)`` with T the longest of ``lengths (N,)``, ``class_ids (N,)``, all
     three int64, ``captions`` and ``keys`` lists of N strings, and ``mask (N, 1, S, S)`` where the samples
     have one.
+
+    Example:
+        >>> from t2ilayers.data import CaptionedShapes
+        >>> batch: Batch = BatchDataset(CaptionedShapes(4, image_size=32), 2, seed=0)[0]
+        >>> sorted(batch)
+        ['captions', 'class_ids', 'image', 'keys', 'lengths', 'mask', 'tokens']
     """
 
     image: Tensor

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,15 +143,27 @@ def _leaves(root: Path, file: str) -> str | None:
     return None
 
 
-def _settle_splits(records: Iterable[Record], test_fraction: float, problems: list[str]) -> None:
-    """Where no record names a split, a hash of the file's name decides, so that new files move no others."""
-    named = any(record.split is not None for record in records)
-    for record in records:
-        if named and record.split is None:
-            problems.append(f"{record.file!r}: no split, while other pictures have one")
-        elif record.split is None:
-            digest = hashlib.sha256(record.file.encode("utf-8", "surrogatepass")).digest()
-            record.split = "test" if int.from_bytes(digest[:8], "big") < test_fraction * 2**64 else "train"
+def _settle_splits(records: Sequence[Record], test_fraction: float, problems: list[str]) -> None:
+    """Where no record names a split, a hash of the file's name decides, so that new files move no others.
+
+    In a small folder that may leave a split empty; then the picture nearest to it goes there.
+    """
+    unnamed = [record for record in records if record.split is None]
+    if len(unnamed) < len(records):
+        problems += [f"{record.file!r}: no split, while other pictures have one" for record in unnamed]
+        return
+    unnamed.sort(key=_place)
+    count = sum(_place(record) < test_fraction for record in unnamed)
+    if len(unnamed) > 1 and 0 < test_fraction < 1:
+        count = min(max(count, 1), len(unnamed) - 1)
+    for n, record in enumerate(unnamed):
+        record.split = "test" if n < count else "train"
+
+
+def _place(record: Record) -> float:
+    """A number in [0, 1] that depends on the file's name alone."""
+    digest = hashlib.sha256(record.file.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _json_rows(path: Path, file: str, captions: str, class_field: str, problems: list[str]) -> Iterator[_Row]:

@@ -18,13 +18,14 @@ def open_dataset(
     image_size: int = 64,
     seed: int = 0,
     class_field: str = "class_id",
+    augment: bool = False,
 ) -> CaptionedDataset:
     """``CaptionedShapes`` for ``"shapes"``, else the ``CaptionFolder`` at that path.
 
     Args:
         spec: ``"shapes"``, or a folder (``"./shapes"`` for a folder of that name).
         split, image_size, seed: as of these classes.
-        class_field: as of ``CaptionFolder``; drawn shapes know their classes.
+        class_field, augment: as of ``CaptionFolder``; drawn shapes know their classes and need no more variety.
 
     Raises:
         NotADirectoryError: ``spec`` is neither.
@@ -38,4 +39,6 @@ def open_dataset(
         return CaptionedShapes(image_size=image_size, split=split, seed=seed)
     if not Path(spec).is_dir():
         raise NotADirectoryError(f'a dataset is "shapes" or an existing folder, got {os.fspath(spec)!r}')
-    return CaptionFolder(spec, split=split, image_size=image_size, seed=seed, class_field=class_field)
+    return CaptionFolder(
+        spec, split=split, image_size=image_size, seed=seed, class_field=class_field, augment=augment
+    )

@@ -20,11 +20,27 @@ END = "<end>"
 
 
 class UnknownWordError(ValueError):
-    """A caption has words that the vocabulary lacks; the message names them and words that come near."""
+    """A caption has words that the vocabulary lacks; the message names them and words that come near.
+
+    Example:
+        >>> try:
+        ...     Vocabulary.build(["a red circle"]).encode("a rad circle")
+        ... except UnknownWordError as error:
+        ...     "'rad'" in str(error), "red" in str(error)
+        (True, True)
+    """
 
 
 class EmptyCaptionError(ValueError):
-    """A caption has no word: it is empty, has no ASCII letter or digit, or its words are all unknown."""
+    """A caption has no word: it is empty, has no ASCII letter or digit, or its words are all unknown.
+
+    Example:
+        >>> try:
+        ...     Vocabulary.build(["a red circle"]).encode("?!")
+        ... except EmptyCaptionError as error:
+        ...     print("refused")
+        refused
+    """
 
 
 def tokenize(caption: str) -> list[str]:

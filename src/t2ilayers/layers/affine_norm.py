@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import masked_affine_norm
-from ..ops.masked_affine_norm import Activation, Impl
+from ..ops.masked_affine_norm import Activation, Impl, check_activation
 
 
 def _affine_mlp(cond_dim: int, hidden_dim: int, num_features: int) -> nn.Sequential:
@@ -42,7 +42,7 @@ class SemanticAffineBN(nn.Module):
         ``(N, C, s*H, s*W)`` with ``s = upsample``.
 
     Raises:
-        ValueError: from ``forward``, for shapes that do not fit; the message says which.
+        ValueError: an unknown activation; from ``forward``, shapes that do not fit; the message says which.
 
     Source: arXiv 2104.00567, "Semantic-Spatial Condition Batch Normalization".
 
@@ -68,6 +68,7 @@ class SemanticAffineBN(nn.Module):
         impl: Impl = "auto",
     ) -> None:
         super().__init__()
+        check_activation(activation)
         self.num_features = num_features
         self.cond_dim = cond_dim
         self.hidden_dim = hidden_dim

@@ -97,3 +97,6 @@ class MatchingHead(nn.Module):
             )
         joint = torch.cat([features, repeat(cond, "n d -> n d 4 4").to(features.dtype)], dim=1)
         return self.layers(joint).flatten()
+
+    def extra_repr(self) -> str:
+        return f"in_channels={self.in_channels}, cond_dim={self.cond_dim}"

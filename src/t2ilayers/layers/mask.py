@@ -49,6 +49,9 @@ class MaskPredictor(nn.Module):
             )
         return self.layers(x)
 
+    def extra_repr(self) -> str:
+        return f"in_channels={self.in_channels}"
+
     @staticmethod
     def to_mask(logits: Tensor, scale: int = 1) -> Tensor:
         """Upsample the logits ``(N, 1, H, W)`` bilinearly (``align_corners=True``), then take the sigmoid.

@@ -59,6 +59,9 @@ class AttributeLogits(NamedTuple):
     foreground: Tensor
 
 
+_SCENES = 1_000_003  # added to the seed of the scenes that the classifier learns from
+
+
 class AttributeClassifier(nn.Module):
     r"""Reads the attributes of a drawn scene's main object and background, and its foreground.
 
@@ -188,7 +191,8 @@ def train_attribute_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = AttributeClassifier(image_size)
-    shapes = CaptionedShapes(steps * batch_size, image_size, seed=seed, max_objects=1)
+    # Scenes of their own: those of `seed` itself may be what the classifier is to judge.
+    shapes = CaptionedShapes(steps * batch_size, image_size, seed=seed + _SCENES, max_objects=1)
     optimizer = torch.optim.Adam(classifier.parameters(), lr=_LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=steps + 1)
     for step in range(steps):

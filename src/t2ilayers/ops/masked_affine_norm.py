@@ -95,8 +95,7 @@ def masked_affine_norm(
         1.0
     """
     _check(x, gamma, beta, mask, running_mean, running_var, training, upsample, stats, groups, process_group)
-    if activation not in ("none", "relu", "leaky_relu"):
-        raise ValueError(f'activation must be "none", "relu" or "leaky_relu", got {activation!r}')
+    check_activation(activation)
     if impl not in ("auto", "reference", "native"):
         raise ValueError(f'impl must be "auto", "reference" or "native", got {impl!r}')
     if impl == "native":
@@ -109,6 +108,16 @@ def masked_affine_norm(
         x, gamma, beta, mask, running_mean, running_var, training, momentum, eps, activation, negative_slope,
         upsample, stats, groups, process_group,
     )  # fmt: skip
+
+
+def check_activation(activation: str) -> None:
+    """ValueError unless ``activation`` is one that the op knows.
+
+    Example:
+        >>> check_activation("relu")
+    """
+    if activation not in ("none", "relu", "leaky_relu"):
+        raise ValueError(f'activation must be "none", "relu" or "leaky_relu", got {activation!r}')
 
 
 def _reference(

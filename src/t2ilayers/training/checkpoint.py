@@ -48,7 +48,8 @@ def save_checkpoint(folder: str | os.PathLike[str], step: int, state: dict[str, 
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    for old in _checkpoints(folder)[:-keep]:
+    others = [other for other in _checkpoints(folder) if other != path]
+    for old in others[: max(0, len(others) - (keep - 1))]:
         old.unlink()
     return path
 

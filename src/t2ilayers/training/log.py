@@ -49,7 +49,7 @@ class MetricsLog:
 
     Args:
         folder: receives ``metrics.jsonl``, an object a line with ``phase``, ``step``, ``steps_per_second`` and
-            the mean losses, and ``tensorboard/``.
+            the mean losses, and ``tensorboard/``, a run a phase.
         every: steps a line, >= 1.
         write: False in all processes but one; these only check.
 
@@ -78,7 +78,7 @@ class MetricsLog:
         self.file = self.folder / "metrics.jsonl"
         self.every = every
         self.write = write
-        self.board: Any = None  # SummaryWriter; TensorBoard is imported when writing starts
+        self.boards: dict[str, Any] = {}  # a SummaryWriter a phase; TensorBoard is imported when writing starts
         self._pending: list[tuple[int, dict[str, Tensor]]] = []
         self._since = time.perf_counter()
 
@@ -92,13 +92,26 @@ class MetricsLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        rows = [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
         end = (PHASES.index(phase), step)
-        kept = [row for row in rows if (PHASES.index(row["phase"]), row["step"]) < end]
+        kept = [row for row in self._rows() if (PHASES.index(row["phase"]), row["step"]) < end]
         temporary = self.file.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         temporary.replace(self.file)
-        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step if rows else None)
+        for name in PHASES:  # steps count from 0 in each
+            self.boards[name] = SummaryWriter(
+                str(self.folder / "tensorboard" / name), purge_step=step if name == phase and step else None
+            )
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = []
+        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                if number < len(lines):  # the last line is torn where the process was killed in writing it
+                    raise ValueError(f"{self.file} line {number} is no JSON: {error}") from error
+        return rows
 
     def restart_clock(self) -> None:
         """Leave out what was not training from ``steps_per_second``.
@@ -147,15 +160,15 @@ class MetricsLog:
         with self.file.open("a") as file:
             file.write(json.dumps({"phase": phase, "step": step, **mean, "steps_per_second": rate}) + "\n")
         for name, value in mean.items():
-            self.board.add_scalar(f"{phase}/{name}", value, step)
+            self.boards[phase].add_scalar(name, value, step)
         # A bar has no room for the encoders' losses beside the GAN's.
         shown = {name: v for name, v in mean.items() if phase != "gan" or name.startswith(("d_", "g_"))}
         bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items()})
 
     def close(self) -> None:
-        """Flush and close TensorBoard's file.
+        """Flush and close TensorBoard's files.
 
         Example: see the class.
         """
-        if self.board is not None:
-            self.board.close()
+        for board in self.boards.values():
+            board.close()

@@ -25,7 +25,11 @@ Precision = Literal["fp32", "bf16"]
 
 @dataclass(frozen=True)
 class StepConfig:
-    """How an iteration is taken. The defaults are the paper's.
+    """How an iteration is taken.
+
+    Rates and the weight of DAMSM default to the published ones. Two defaults differ: ``penalty``, whose joint
+    form saves an optimizer step and is what the same authors' family went over to (DF-GAN's later code), and
+    the averaged generator, which the published code does not have.
 
     Attributes:
         text_encoder: ``"joint"`` trains both encoders with DAMSM on the real pictures of every iteration, the
@@ -41,8 +45,13 @@ class StepConfig:
         penalty_weight: of MA-GP.
         penalty_power: of MA-GP, >= 2.
         ema: decay of the averaged generator, in [0, 1).
-        precision: ``"bf16"`` runs generator, discriminator and encoders under autocast. Parameters, MA-GP and
-            losses stay in float32.
+        precision: ``"fp32"``, or ``"bf16"``, which runs generator, discriminator and encoders under autocast.
+            Parameters, MA-GP and losses stay in float32.
+
+    Raises:
+        ValueError: a setting outside its range.
+
+    Source: arXiv 2104.00567 and its published code.
 
     Example:
         >>> StepConfig(text_encoder="frozen", damsm_weight=0.05).lr_discriminator
@@ -60,6 +69,29 @@ class StepConfig:
     penalty_power: float = 6.0
     ema: float = 0.999
     precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        choices = {
+            "text_encoder": ("joint", "frozen"),
+            "penalty": ("joint", "two-step"),
+            "precision": ("fp32", "bf16"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        for name in ("lr_generator", "lr_discriminator", "lr_encoders"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        for name, least in (
+            ("damsm_weight", 0),
+            ("penalty_every", 1),
+            ("penalty_weight", 0),
+            ("penalty_power", 2),
+        ):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
 
 
 def no_averaging(parameters: Iterable[nn.Parameter]) -> None:
@@ -149,9 +181,10 @@ class EncoderStep:
 class SSAGANStep:
     """Iterations of generator, discriminator and, if joint, encoders.
 
-    The order is the published one: encoder step on the real pictures; discriminator on real, mismatched and
-    fake pairs and its penalty; generator against the updated discriminator, with DAMSM; average. Sentences
-    reach generator and discriminator detached, and without dropout, as they will be at sampling.
+    The order: encoder step on the real pictures; discriminator on real, mismatched and fake pairs and its
+    penalty; generator against the updated discriminator, with DAMSM; average. Sentences reach generator and
+    discriminator detached. Unlike the published code, they come from the encoder *after* its step and without
+    dropout, since that is the encoder which sampling will use.
 
     The three kinds of pairs go through the discriminator in one pass, which is exact because it has no batch
     statistics. Mismatched pairs never share class or caption (see :func:`~t2ilayers.losses.mismatched_pairs`).
@@ -168,7 +201,7 @@ class SSAGANStep:
         ema: the averaged generator, :class:`EMA`.
 
     Raises:
-        ValueError: the model has no image encoder, or a setting is out of its range.
+        ValueError: the model has no image encoder.
 
     Source: arXiv 2104.00567, and the published training code.
 
@@ -190,8 +223,6 @@ class SSAGANStep:
         *,
         average_gradients: Callable[[Iterable[nn.Parameter]], None] = no_averaging,
     ) -> None:
-        if config.penalty_every < 1:
-            raise ValueError(f"penalty_every must be at least 1, got {config.penalty_every}")
         self.model = model
         self.config = config
         self.image_encoder = _image_encoder(model)
@@ -299,7 +330,7 @@ class SSAGANStep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`.
+        """Continue from :meth:`state_dict`, with the learning rates of this config.
 
         Raises:
             KeyError, RuntimeError: the state is another model's.
@@ -315,6 +346,12 @@ class SSAGANStep:
         self.g_optimizer.load_state_dict(state["g_optimizer"])
         self.d_optimizer.load_state_dict(state["d_optimizer"])
         self.encoder_step.optimizer.load_state_dict(state["encoder_optimizer"])
+        # An optimizer's state brings its own rate along; the rates of the config are to hold.
+        config, encoders = self.config, self.encoder_step.optimizer
+        rates = (config.lr_generator, config.lr_discriminator, config.lr_encoders)
+        for optimizer, rate in zip((self.g_optimizer, self.d_optimizer, encoders), rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
