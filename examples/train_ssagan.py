@@ -89,7 +89,8 @@ class Config:
     resume: bool = False
     """Continue from the newest complete checkpoint in --out, with the flags of the interrupted run."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse what would only show after hours."""
         for name, least in (
             ("steps", 1),
             ("damsm_steps", 0),
@@ -232,6 +233,7 @@ def describe_run(flags: dict[str, Any], accelerator: Accelerator, seconds: float
 
 def train(config: Config) -> None:
     began = time.monotonic()
+    config.check()
     accelerator = Accelerator()
     torch.manual_seed(config.seed)
     data, held_out = (

@@ -24,9 +24,9 @@ class UnknownWordError(ValueError):
 
     Example:
         >>> try:
-        ...     Vocabulary.build(["a red circle"]).encode("a rad circle")
+        ...     Vocabulary.build(["a red circle"]).encode("a red circel")
         ... except UnknownWordError as error:
-        ...     "'rad'" in str(error), "red" in str(error)
+        ...     "'circel'" in str(error), "circle" in str(error)
         (True, True)
     """
 
