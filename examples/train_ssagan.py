@@ -234,7 +234,8 @@ def describe_run(flags: dict[str, Any], accelerator: Accelerator, seconds: float
 def train(config: Config) -> None:
     began = time.monotonic()
     config.check()
-    accelerator = Accelerator()
+    # Without cpu=True, Accelerate overlooks torchrun's other processes where there is no accelerator.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     torch.manual_seed(config.seed)
     data, held_out = (
         open_dataset(
