@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test test-gpu check demo clean
+.PHONY: install test test-gpu check cuda-check bench bench-gpu demo clean
 
 DEMO := runs/demo
 
@@ -24,6 +24,10 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Compiles, links and loads the CUDA kernels for every listed architecture: needs nvcc, but no GPU.
+cuda-check: install
+	$(BIN)/python -m t2ilayers.doctor --cuda-check
 
 # Trains at 32 px on drawn shapes, then measures. SEED=1 gives another run. Convolutions in bfloat16 are faster
 # only where the processor has the instructions for them.

@@ -59,13 +59,13 @@ def threads_of_the_figures():
     torch.set_num_threads(before)
 
 
-def assert_figures(actual, name, *, relative):
+def assert_figures(actual, name, *, relative, tolerance=1e-3):
     expected = figures()[name]
     if not relative:
         torch.testing.assert_close(actual.float(), expected, rtol=0, atol=1e-4)
         return
     atol = 1e-6 * expected.abs().max().item()  # gradients that are zero but for rounding
-    torch.testing.assert_close(actual.double(), expected, rtol=1e-3, atol=atol)
+    torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=atol)
 
 
 def test_generator_in_evaluation_mode():
@@ -78,13 +78,18 @@ def test_generator_in_evaluation_mode():
         assert_figures(mask[:, :, ::stride, ::stride], f"g.eval.mask{i}", relative=False)
 
 
-def test_generator_in_training_mode_with_gradients_and_running_statistics():
+@pytest.mark.parametrize(("impl", "tolerance"), [("reference", 1e-3), ("native", 1e-2)])
+def test_generator_in_training_mode_with_gradients_and_running_statistics(impl, tolerance):
     z, cond, _ = inputs()
     model = generator().train()
+    for module in model.modules():
+        if isinstance(module, SemanticAffineBN):
+            module.impl = impl
     images = model(z, cond).images
     assert_figures(images[:, :, ::16, ::16], "g.train.image", relative=False)
     (images * data("openw", images.shape, -1, 1)).mean().backward()
-    assert_figures(norms(model, lambda p: p.grad), "g.train.gradnorms", relative=True)
+    # Native sums are rounded otherwise than the figures' own, which are up to 7.5e-3 from float64.
+    assert_figures(norms(model, lambda p: p.grad), "g.train.gradnorms", relative=True, tolerance=tolerance)
     state = official.export(model)
     for kind in ("running_mean", "running_var"):
         sums = [state[key].double().sum() for key in official_keys()["netG"] if key.endswith(kind)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+from . import native
 
 Activation = Literal["none", "relu", "leaky_relu"]
 Stats = Literal["batch", "instance", "group"]
@@ -70,8 +73,10 @@ def masked_affine_norm(
         groups: number of channel groups, with ``stats="group"`` only; divides C.
         process_group: share batch statistics over its ranks. Shards may differ in size and may be empty,
             but every rank must call forward and backward.
-        impl: ``"auto"`` takes native kernels where they can run, ``"reference"`` the plain PyTorch below,
-            ``"native"`` raises where the native kernels cannot run.
+        impl: ``"auto"`` takes native kernels where they can run and warns once a reason where they cannot,
+            ``"reference"`` is plain PyTorch, ``"native"`` raises where the native kernels cannot run. The first
+            use of a native kernel compiles it (:mod:`t2ilayers.ops.native`). ``torch.export``, ``torch.func`` and
+            forward-mode derivatives get the reference.
 
     Returns:
         ``(N, C, s*H, s*W)`` in the dtype of ``x``.
@@ -79,7 +84,7 @@ def masked_affine_norm(
     Raises:
         ValueError: a shape, a combination of options, or a channel with one value in training mode.
         TypeError: a tensor that is not floating point.
-        RuntimeError: ``impl="native"`` where no native implementation can run.
+        RuntimeError: ``impl="native"`` where no native implementation can run; third derivatives of one.
 
     Source: SSA-GAN, *Text to Image Generation with Semantic-Spatial Aware GAN*, arXiv 2104.00567,
     "Semantic-Spatial Condition Batch Normalization".
@@ -98,12 +103,17 @@ def masked_affine_norm(
     check_activation(activation)
     if impl not in ("auto", "reference", "native"):
         raise ValueError(f'impl must be "auto", "reference" or "native", got {impl!r}')
-    if impl == "native":
-        raise RuntimeError(
-            'impl="native" was asked for, but this version of t2ilayers carries no native kernels; '
-            'use impl="auto" or impl="reference"'
-        )
-
+    # An exported program must run where this library is not, so it gets ordinary operations.
+    if (
+        impl != "reference"
+        and not torch.compiler.is_exporting()
+        and _takes_native(x.device.type, x.dtype, impl)
+        and not _transformed(impl)
+    ):
+        return _native(
+            x, gamma, beta, mask, running_mean, running_var, training, momentum, eps, activation, negative_slope,
+            upsample, stats, groups, process_group,
+        )  # fmt: skip
     return _reference(
         x, gamma, beta, mask, running_mean, running_var, training, momentum, eps, activation, negative_slope,
         upsample, stats, groups, process_group,
@@ -118,6 +128,112 @@ def check_activation(activation: str) -> None:
     """
     if activation not in ("none", "relu", "leaky_relu"):
         raise ValueError(f'activation must be "none", "relu" or "leaky_relu", got {activation!r}')
+
+
+_warned: set[str] = set()
+
+
+def _takes_native(device: str, dtype: torch.dtype, impl: Impl) -> bool:
+    """Whether native kernels run here. A first call may compile them, which must not be traced."""
+    if dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        reason: str | None = f"native kernels know no {dtype}"
+    elif device == "cuda" and dtype == torch.float64:
+        reason = "the CUDA kernels compute in float32 and take no float64"
+    else:
+        reason = native.why_not(device)
+    if reason is None:
+        return True
+    if impl == "native":
+        raise RuntimeError(f'impl="native" was asked for, but {reason}; use impl="auto" or impl="reference"')
+    if reason not in _warned:
+        _warned.add(reason)
+        warnings.warn(f"masked_affine_norm runs its slower reference: {reason}", RuntimeWarning, stacklevel=3)
+    return False
+
+
+def _transformed(impl: Impl) -> bool:
+    """Whether torch.func or forward-mode differentiation is at work, of which the native ops know nothing."""
+    if torch.compiler.is_compiling() or (
+        torch._C._functorch.peek_interpreter_stack() is None and torch.autograd.forward_ad._current_level < 0
+    ):
+        return False
+    if impl == "native":
+        raise RuntimeError(
+            'impl="native" was asked for, but torch.func transforms and forward-mode derivatives need ordinary '
+            'operations; use impl="auto" or impl="reference"'
+        )
+    return True
+
+
+# What torch.compiler.assume_constant_result sets. Calling it would import torch._dynamo, for seconds.
+_takes_native._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _native(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    mask: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    activation: Activation,
+    negative_slope: float,
+    upsample: int,
+    stats: Stats,
+    groups: int | None,
+    process_group: dist.ProcessGroup | None,
+) -> Tensor:
+    """The reference's result by fused kernels; running statistics are updated here, outside of them."""
+    from . import registration
+
+    slope = {"none": 1.0, "relu": 0.0, "leaky_relu": negative_slope}[activation]
+    if stats == "batch" and training and process_group is not None:
+        y, mean, var, total = registration.normalize_synchronized(
+            x, gamma, beta, mask, eps, slope, upsample, process_group
+        )
+        count: int | Tensor = total
+        if x.numel() <= x.shape[1]:  # only a rank with at most one value each can be part of a group with one
+            _check_count(int(total))
+    else:
+        fixed = stats == "batch" and not training
+        divisions = 0 if stats == "batch" else x.shape[1] if groups is None else groups
+        given = (running_mean, running_var) if fixed else (None, None)
+        y, mean, var = registration.normalize(x, gamma, beta, mask, *given, divisions, eps, slope, upsample)
+        count = x.numel() // x.shape[1]
+    if training and running_mean is not None and running_var is not None:
+        _update_running(running_mean, running_var, mean, var, count, upsample**2, momentum)
+    return y
+
+
+@torch.no_grad()
+def _update_running(
+    running_mean: Tensor,  # (C,)
+    running_var: Tensor,  # (C,)
+    mean: Tensor,  # (C,)
+    var: Tensor,  # (C,), biased
+    count: int | Tensor,
+    repeats: int,
+    momentum: float,
+) -> None:
+    """Upsampling repeats each of ``count`` values ``repeats`` times.
+
+    Mean and biased variance stay; the unbiased variance, which the running one takes, has ``repeats`` times
+    the count. Without any value nothing changes.
+    """
+    if isinstance(count, Tensor):
+        total = count * repeats
+        unbiased = var * (total / (total - 1).clamp(min=1))
+        weight: float | Tensor = (momentum * (count > 0)).to(running_mean.dtype)
+    elif count == 0:
+        return
+    else:
+        unbiased = var * (count * repeats / max(count * repeats - 1, 1))
+        weight = momentum
+    running_mean.lerp_(mean.to(running_mean.dtype), weight)
+    running_var.lerp_(unbiased.to(running_var.dtype), weight)
 
 
 def _reference(
@@ -167,25 +283,22 @@ def _batch_norm(
     repeats: int,
     process_group: dist.ProcessGroup | None,
 ) -> Tensor:
-    """Normalize by the batch's statistics and update the running ones.
-
-    Upsampling repeats every value ``repeats`` times. Mean and biased variance do not change; the unbiased
-    variance, which the running one takes, has ``repeats`` times the count.
-    """
+    """Normalize by the batch's statistics and update the running ones."""
     if process_group is None:
-        count = xs.numel() // xs.shape[1]
-        mean, unbiased = xs.new_zeros(xs.shape[1]), xs.new_zeros(xs.shape[1])
+        count: int | Tensor = xs.numel() // xs.shape[1]
+        mean, var = xs.new_zeros(xs.shape[1]), xs.new_zeros(xs.shape[1])
         # Momentum 1 leaves the batch's own mean and unbiased variance behind.
-        xhat = F.batch_norm(xs, mean, unbiased, training=True, momentum=1.0, eps=eps)
+        xhat = F.batch_norm(xs, mean, var, training=True, momentum=1.0, eps=eps)
+        var = var * ((count - 1) / max(count, 1))
     else:
-        mean, var, count = _synchronized(xs, process_group)
+        local = xs.numel() // xs.shape[1]
+        mean = xs.sum((0, 2, 3)) / max(local, 1)
+        m2 = (xs - mean[:, None, None]).square().sum((0, 2, 3))
+        mean, var, count = merge_over_ranks(local, mean, m2, process_group)
+        _check_count(int(count))
         xhat = (xs - mean[:, None, None]) * torch.rsqrt(var + eps)[:, None, None]
-        unbiased = var * (count / max(count - 1, 1))
-    if running_mean is not None and running_var is not None and count > 0:
-        with torch.no_grad():
-            unbiased = unbiased * (repeats * (count - 1) / (repeats * count - 1))
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-            running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+    if running_mean is not None and running_var is not None:
+        _update_running(running_mean, running_var, mean, var, count, repeats, momentum)
     return xhat
 
 
@@ -209,24 +322,29 @@ def _all_reduce_sum(value: Tensor, group: dist.ProcessGroup) -> Tensor:
     return total
 
 
-def _synchronized(xs: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor, int]:
-    """Mean ``(C,)``, biased variance ``(C,)`` and count over all ranks, in one collective a direction.
+def merge_over_ranks(
+    count: int, mean: Tensor, m2: Tensor, group: dist.ProcessGroup
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean ``(C,)``, biased variance ``(C,)`` and count ``()`` over all ranks, in one collective a direction.
 
-    Each rank puts (count, mean, M2) into its own row of a zero table; the sum over ranks is then every
-    rank's table, which Chan's formula merges without the cancellation of E[x²] - E[x]².
+    Args:
+        count: values behind each of this rank's statistics, may be 0.
+        mean: of this rank, ``(C,)``.
+        m2: sums of this rank's squared deviations from its mean, ``(C,)``.
+        group: the ranks.
+
+    Each rank puts its own into its row of a zero table; the sum over ranks is then every rank's table, which
+    Chan's formula merges without the cancellation of E[x²] - E[x]².
     """
-    c = xs.shape[1]
-    count = xs.numel() // c
-    mean = xs.sum((0, 2, 3)) / max(count, 1)
-    m2 = (xs - mean.view(1, -1, 1, 1)).square().sum((0, 2, 3))
+    c = len(mean)
     row = torch.cat([mean.new_tensor([count]), mean, m2])  # (1 + 2C,)
     rank, world = dist.get_rank(group), dist.get_world_size(group)
     table = _all_reduce_sum(F.pad(row[None], (0, 0, rank, world - 1 - rank)), group)  # (world, 1 + 2C)
     counts, means, m2s = table[:, :1], table[:, 1 : 1 + c], table[:, 1 + c :]
-    total = int(counts.sum())
-    _check_count(total)
-    mean = (counts * means).sum(0) / max(total, 1)
-    var = (m2s + counts * (means - mean).square()).sum(0) / max(total, 1)
+    total = counts.sum()
+    divisor = total.clamp(min=1)
+    mean = (counts * means).sum(0) / divisor
+    var = (m2s + counts * (means - mean).square()).sum(0) / divisor
     return mean, var, total
 
 

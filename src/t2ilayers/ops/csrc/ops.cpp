@@ -1,0 +1,65 @@
+// The library's ops, and their CPU implementation by whichever instruction set this processor has.
+#include "cpu.h"
+#include "entry.h"
+
+namespace t2ilayers {
+namespace {
+
+const CpuKernels& kernels() {
+#if defined(__x86_64__)
+  static const CpuKernels& chosen = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                                            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
+                                        ? avx512
+                                    : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? avx2
+                                                                                                      : baseline;
+  return chosen;
+#else
+  return baseline;
+#endif
+}
+
+struct Cpu {
+  static void run(int64_t tasks, void (*task)(int64_t, int64_t, void*), void* context) {
+    torch_parallel_for(0, tasks, 1, task, context);
+  }
+  static int64_t scratch_bytes(const Problem& p) { return kernels().scratch_bytes(p); }
+  static void statistics(const Problem& p, const void* x, double* mean, double* var, void* scratch, int) {
+    kernels().statistics(p, x, mean, var, scratch, run, torch::stable::get_num_threads());
+  }
+  static void forward(const Problem& p, const Forward& f, void* scratch, int) {
+    kernels().forward(p, f, scratch, run, torch::stable::get_num_threads());
+  }
+  static void backward(const Problem& p, const Backward& b, void* scratch, int) {
+    kernels().backward(p, b, scratch, run, torch::stable::get_num_threads());
+  }
+};
+
+std::string cpu_capability() { return kernels().name; }
+
+}  // namespace
+}  // namespace t2ilayers
+
+STABLE_TORCH_LIBRARY(t2ilayers, m) {
+  m.def("masked_affine_norm_statistics(Tensor x, int groups) -> (Tensor mean, Tensor var)");
+  m.def(
+      "masked_affine_norm_forward(Tensor x, Tensor gamma, Tensor beta, Tensor? mask, Tensor? mean, Tensor? var, "
+      "int groups, float eps, float slope, int upsample) -> (Tensor y, Tensor mean_out, Tensor var_out)");
+  m.def(
+      "masked_affine_norm_backward(Tensor dy, Tensor x, Tensor gamma, Tensor beta, Tensor? mask, Tensor mean, "
+      "Tensor var, int groups, float eps, float slope, int upsample, bool constant, bool need_dx, "
+      "bool need_parameters, bool need_dmask) -> (Tensor dx, Tensor dgamma, Tensor dbeta, Tensor dmask)");
+  m.def(
+      "masked_affine_norm_backward_sums(Tensor dy, Tensor x, Tensor gamma, Tensor beta, Tensor? mask, "
+      "Tensor mean, Tensor var, int groups, float eps, float slope, int upsample, bool need_dmask) "
+      "-> (Tensor sums, Tensor dgamma, Tensor dbeta, Tensor dmask)");
+  m.def(
+      "masked_affine_norm_backward_input(Tensor dy, Tensor x, Tensor gamma, Tensor beta, Tensor? mask, "
+      "Tensor mean, Tensor var, Tensor k, int groups, float eps, float slope, int upsample) -> Tensor");
+  m.def("cpu_capability() -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(t2ilayers, CPU, m) { T2ILAYERS_IMPLEMENT(m, t2ilayers::Cpu); }
+
+STABLE_TORCH_LIBRARY_IMPL(t2ilayers, CompositeExplicitAutograd, m) {
+  m.impl("cpu_capability", TORCH_BOX(&t2ilayers::cpu_capability));
+}
