@@ -2,6 +2,8 @@
 
 from .base import CaptionedDataset, Sample
 from .batches import Batch, BatchDataset, collate
+from .coco import COCODataset
+from .cub import CUBDataset
 from .folder import CaptionFolder
 from .grammar import (
     BACKGROUNDS,
@@ -27,6 +29,8 @@ __all__ = [
     "TEXTURES",
     "Batch",
     "BatchDataset",
+    "COCODataset",
+    "CUBDataset",
     "CaptionFolder",
     "CaptionedDataset",
     "CaptionedShapes",

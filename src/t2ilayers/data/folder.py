@@ -10,14 +10,13 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from t2ilayers.encoders.vocabulary import Vocabulary, tokenize
 
 from .base import CaptionedDataset, check_image_size, check_seed
 from .listing import DatasetError, Record, read_listing
-from .pictures import read_picture
+from .pictures import crop, read_picture
 
 _CACHE_BYTES = 512 * 2**20
 
@@ -140,15 +139,7 @@ class CaptionFolder(CaptionedDataset):
             if isinstance(read, str):
                 raise DatasetError.of(self.root, [read])
             picture = read
-        spare = self._side - self.image_size
-        top = left = spare // 2
-        if self.augment and rng is not None:
-            top, left = (int(offset) for offset in rng.integers(spare + 1, size=2))
-            if rng.random() < 0.5:
-                picture = picture[:, ::-1]
-        crop = picture[top : top + self.image_size, left : left + self.image_size]
-        channels_first = np.ascontiguousarray(crop.transpose(2, 0, 1), dtype=np.float32)
-        return torch.from_numpy(channels_first).div_(127.5).sub_(1.0)
+        return crop(picture, self.image_size, rng if self.augment else None)
 
     def _check_pictures(self, problems: list[str]) -> npt.NDArray[np.uint8] | None:
         """Decode every picture, note which do not, and keep them all if they are not too many."""

@@ -20,7 +20,13 @@ _SHOWN = 20
 
 
 class DatasetError(ValueError):
-    """A dataset on disk has problems; the message lists 20 of them by file, and how many more there are."""
+    """A dataset on disk has problems; the message lists 20 of them by file, and how many more there are.
+
+    Attributes:
+        problems: all of them, a line each.
+    """
+
+    problems: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, root: Path, problems: Sequence[str]) -> DatasetError:
@@ -33,7 +39,9 @@ class DatasetError(ValueError):
         """
         more = [f"(+{len(problems) - _SHOWN} more)"] if len(problems) > _SHOWN else []
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        return cls("\n  ".join([f"{root} has {count}:", *problems[:_SHOWN], *more]))
+        error = cls("\n  ".join([f"{root} has {count}:", *problems[:_SHOWN], *more]))
+        error.problems = tuple(problems)
+        return error
 
 
 @dataclass

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from .base import CaptionedDataset
+from .coco import COCODataset
+from .cub import CUBDataset
 from .folder import CaptionFolder
 from .shapes import CaptionedShapes
 
@@ -20,16 +22,24 @@ def open_dataset(
     class_field: str = "class_id",
     augment: bool = False,
 ) -> CaptionedDataset:
-    """``CaptionedShapes`` for ``"shapes"``, else the ``CaptionFolder`` at that path.
+    """The dataset that a word names: drawn, published, or a folder of one's own.
+
+    ======================  ===================================================
+    ``"shapes"``            ``CaptionedShapes``
+    ``"cub:data/birds"``    ``CUBDataset``
+    ``"coco:data/coco"``    ``COCODataset.from_folder``, which takes both layouts
+    ``"path/to/folder"``    ``CaptionFolder`` (``"./shapes"`` for that name)
+    ======================  ===================================================
 
     Args:
-        spec: ``"shapes"``, or a folder (``"./shapes"`` for a folder of that name).
+        spec: one of these.
         split, image_size, seed: as of these classes.
-        class_field, augment: as of ``CaptionFolder``; drawn shapes know their classes and need no more variety.
+        augment: crop and mirror at random; drawn shapes need no more variety.
+        class_field: as of ``CaptionFolder``; the others know their classes.
 
     Raises:
-        NotADirectoryError: ``spec`` is neither.
-        DatasetError: the folder has problems; ``CaptionFolder`` says which ones.
+        NotADirectoryError: there is no such folder.
+        DatasetError: the folder has problems; the class says which ones.
 
     Example:
         >>> len(open_dataset("shapes", "test", image_size=32))
@@ -37,8 +47,15 @@ def open_dataset(
     """
     if spec == "shapes":
         return CaptionedShapes(image_size=image_size, split=split, seed=seed)
+    kind, _, root = os.fspath(spec).partition(":")
+    if root and kind == "cub":
+        return CUBDataset(root, split, image_size=image_size, seed=seed, augment=augment)
+    if root and kind == "coco":
+        return COCODataset.from_folder(root, split, image_size=image_size, seed=seed, augment=augment)
     if not Path(spec).is_dir():
-        raise NotADirectoryError(f'a dataset is "shapes" or an existing folder, got {os.fspath(spec)!r}')
+        raise NotADirectoryError(
+            f'a dataset is "shapes", "cub:ROOT", "coco:ROOT" or an existing folder, got {os.fspath(spec)!r}'
+        )
     return CaptionFolder(
         spec, split=split, image_size=image_size, seed=seed, class_field=class_field, augment=augment
     )

@@ -1,4 +1,4 @@
-"""Picture files to square uint8 arrays. Needs Pillow (extra ``train``)."""
+"""Picture files to uint8 arrays, and crops of these to tensors. Needs Pillow (extra ``train``)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # Pillow reads more, some of it by starting other programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+
+Box = tuple[int, int, int, int]
 
 
 def read_picture(path: Path, size: int) -> npt.NDArray[np.uint8]:
@@ -42,20 +46,102 @@ def read_picture(path: Path, size: int) -> npt.NDArray[np.uint8]:
         ...     read_picture(Path(folder) / "red.png", 16)[0, 0].tolist()
         [255, 0, 0]
     """
+    from PIL import Image
+
+    picture = _decode(path)
+    side = min(picture.size)
+    left, top = (picture.width - side) / 2, (picture.height - side) / 2
+    square = picture.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    return np.asarray(square)
+
+
+def read_short_side(path: Path, size: int, box: Box | None = None) -> npt.NDArray[np.uint8]:
+    """Decode a picture wholly, cut it about a box where there is one, and resize its short side.
+
+    The cut is the published one for birds: the square of half-side ``int(0.75 * max(w, h))`` about the box's
+    centre, as far as the picture goes. Bilinear, antialiased; otherwise as ``read_picture``.
+
+    Args:
+        path: as ``read_picture``.
+        size: short side of the result.
+        box: left, top, width and height in pixels.
+
+    Returns:
+        ``(H, W, 3)`` uint8, ``min(H, W) == size``.
+
+    Raises:
+        OSError, ValueError, Image.DecompressionBombError: as ``read_picture``; or the box lies outside the
+            picture, or the result would be too large because the picture is very thin.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (40, 20), "red").save(f"{folder}/red.png")
+        ...     path = Path(folder) / "red.png"
+        ...     read_short_side(path, 16).shape, read_short_side(path, 16, (0, 0, 8, 8)).shape
+        ((16, 32, 3), (16, 16, 3))
+    """
+    from PIL import Image
+
+    picture = _decode(path)
+    if box is not None:
+        left, top, width, height = box
+        half = int(0.75 * max(width, height))
+        x, y = int((2 * left + width) / 2), int((2 * top + height) / 2)
+        cut = (max(0, x - half), max(0, y - half), min(picture.width, x + half), min(picture.height, y + half))
+        if cut[0] >= cut[2] or cut[1] >= cut[3]:
+            raise ValueError(f"its box {box} lies outside of its {picture.width} x {picture.height} pixels")
+        picture = picture.crop(cut)
+    short = min(picture.size)
+    width, height = (int(size * side / short) for side in picture.size)
+    _check_pixels(width, height)
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def crop(picture: npt.NDArray[np.uint8], size: int, rng: np.random.Generator | None) -> Tensor:
+    """Cut a square out of a picture: at random and mirrored half of the time, or the centre without ``rng``.
+
+    Args:
+        picture: ``(H, W, 3)`` uint8, both sides at least ``size``.
+        size: side S of the result.
+
+    Returns:
+        ``(3, S, S)`` float32 in [-1, 1].
+
+    Example:
+        >>> white = np.full((20, 30, 3), 255, np.uint8)
+        >>> crop(white, 16, np.random.default_rng(0)).shape, float(crop(white, 16, None).min())
+        (torch.Size([3, 16, 16]), 1.0)
+    """
+    spare_rows, spare_columns = picture.shape[0] - size, picture.shape[1] - size
+    top, left = spare_rows // 2, spare_columns // 2
+    if rng is not None:
+        top, left = int(rng.integers(spare_rows + 1)), int(rng.integers(spare_columns + 1))
+        if rng.random() < 0.5:
+            picture = picture[:, ::-1]
+    square = picture[top : top + size, left : left + size]
+    channels_first = np.ascontiguousarray(square.transpose(2, 0, 1), dtype=np.float32)
+    return torch.from_numpy(channels_first).div_(127.5).sub_(1.0)
+
+
+def _decode(path: Path) -> Image:
     from PIL import Image, ImageOps
 
     if not path.is_file():
         raise ValueError("there is no such file")  # nor a pipe, which would be waited for
     with Image.open(path, formats=_FORMATS) as opened:
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and opened.width * opened.height > limit:
-            raise ValueError(f"it has {opened.width} x {opened.height} pixels, more than {limit}; scale it down")
+        _check_pixels(opened.width, opened.height)
         opened.load()
-        picture = _rgb(ImageOps.exif_transpose(opened))
-    side = min(picture.size)
-    left, top = (picture.width - side) / 2, (picture.height - side) / 2
-    square = picture.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
-    return np.asarray(square)
+        return _rgb(ImageOps.exif_transpose(opened))
+
+
+def _check_pixels(width: int, height: int) -> None:
+    from PIL import Image
+
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        raise ValueError(f"{width} x {height} pixels are more than {limit}; cut it or scale it down")
 
 
 def _rgb(picture: Image) -> Image:
