@@ -1,32 +1,38 @@
 """Measure a saved model: what its pictures show, what its masks select, whether they find their captions.
 
 python examples/evaluate.py MODEL --data shapes --out results.json
+python examples/evaluate.py MODEL --data cub:data/birds --samples 29330 --protocol clean pytorch-fid \
+    --inception-weights pt_inception-2015-12-05-6726825d.pth --out results.json
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import platform
 import shlex
 import sys
 import textwrap
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
+import PIL
 import torch
 import tyro
 from tqdm import tqdm
 
 import t2ilayers
+from inception_measures import InceptionArguments, measure_inception, open_judges
 from t2ilayers import SSAGAN
 from t2ilayers.data import Batch, CaptionedDataset, CaptionedShapes, collate, open_dataset
 from t2ilayers.encoders import Vocabulary
 from t2ilayers.metrics import (
     ATTRIBUTE_CHANCE,
+    CLIPEncoder,
     attribute_accuracy,
     r_precision,
     stage_ious,
@@ -46,17 +52,23 @@ class Arguments:
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Folder written by SSAGAN.save_pretrained."""
     data: str
-    """"shapes", or a folder of captioned pictures."""
+    """"shapes", "cub:ROOT", "coco:ROOT", or a folder of captioned pictures."""
     samples: int | None = None
-    """Pictures to generate for each measure; by default one for each real picture, up to 1000."""
+    """Pictures to generate for each measure, in passes over the split with one caption a picture and pass; by
+    default one for each real picture, up to 1000. Published numbers are of about 30000."""
     seed: int = 0
     """Of the noise, the drawn scenes, the choice of captions, the candidates and the classifier."""
+    truncation: float | None = None
+    """Cut the noise to [-TRUNCATION, TRUNCATION]."""
     captions_split: Literal["train", "test"] = "test"
     """Split that captions and real pictures come from."""
     class_field: str = "class_id"
     """Field of a folder's rows that names a picture's class: candidate captions are of other classes."""
     classifier_steps: int = 800
     """Training of the classifier that judges drawn shapes; fewer are quicker and judge worse."""
+    inception: Annotated[InceptionArguments, tyro.conf.arg(name="")] = field(default_factory=InceptionArguments)
+    clip: Path | None = None
+    """Folder of a CLIP of transformers, to compute R-precision with as well."""
     out: Path | None = None
     """JSON file for the results."""
 
@@ -66,7 +78,7 @@ def main() -> int:
     keep_large_blocks()
     try:
         evaluate(arguments)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         print(f"evaluate.py: {textwrap.shorten(str(error), 600)}", file=sys.stderr)
         return 2
     return 0
@@ -75,10 +87,15 @@ def main() -> int:
 def evaluate(arguments: Arguments) -> None:
     if arguments.samples is not None and arguments.samples < 1:
         raise ValueError(f"--samples must be at least 1, got {arguments.samples}")
+    if arguments.truncation is not None and not arguments.truncation > 0:
+        raise ValueError(f"--truncation must be > 0, got {arguments.truncation}")
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)  # learn of it before the work, not after
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    judges = open_judges(arguments.inception, device)
+    clip = None if arguments.clip is None else CLIPEncoder(arguments.clip, device)
     model = SSAGAN.from_pretrained(arguments.model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
     size, split, seed = model.config.image_size, arguments.captions_split, arguments.seed
     dataset = open_dataset(arguments.data, split, image_size=size, seed=seed, class_field=arguments.class_field)
     samples = arguments.samples or min(len(dataset), 1000)
@@ -89,11 +106,13 @@ def evaluate(arguments: Arguments) -> None:
         "split": split,
         "samples": samples,
         "seed": seed,
+        "truncation": arguments.truncation,
         "machine": torch.cuda.get_device_name() if model.device.type == "cuda" else f"{os.cpu_count()} CPU cores",
         "versions": {
             "t2ilayers": t2ilayers.__version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
+            "pillow": PIL.__version__,
             "python": platform.python_version(),
         },
     }
@@ -102,10 +121,25 @@ def evaluate(arguments: Arguments) -> None:
         # One object a scene: what a caption says is then said of the only object there is.
         scenes = CaptionedShapes(samples, size, split=split, seed=seed, max_objects=1)
         results |= measure_shapes(model, scenes, samples, arguments)
+    if judges:
+        pairs = generated_beside_real(model, dataset, samples, arguments, "FID and inception score")
+        pictures = ((output.images, real["image"]) for output, real in pairs)
+        results["inception"] = measure_inception(judges, pictures, len(dataset))
+    else:
+        results["inception"] = {"skipped": "there are no --inception-weights"}
     if model.image_encoder is None:
         results["r_precision"] = {"skipped": "the model has no image encoder"}
     else:
-        results["r_precision"] = measure_r_precision(model, dataset, samples, arguments)
+        encoder = model.image_encoder
+        results["r_precision"] = measure_r_precision(
+            model, dataset, samples, arguments, lambda images: encoder(images).code, model.encode
+        )
+    if clip is not None:
+        results["r_precision_clip"] = {
+            "folder": clip.source,
+            "sha256": clip.sha256,
+            "transformers": importlib.metadata.version("transformers"),
+        } | measure_r_precision(model, dataset, samples, arguments, clip.images, clip.sentences)
     print_table(results)
     if arguments.out is not None:
         temporary = arguments.out.with_name(f".{arguments.out.name}.{os.getpid()}.tmp")
@@ -114,19 +148,31 @@ def evaluate(arguments: Arguments) -> None:
 
 
 def generated_beside_real(
-    model: SSAGAN, dataset: CaptionedDataset, samples: int, seed: int, title: str
+    model: SSAGAN, dataset: CaptionedDataset, samples: int, arguments: Arguments, title: str
 ) -> Iterator[tuple[SSAGeneratorOutput, Batch]]:
-    """Batches of generated pictures, on the CPU, each with the real pictures of the same captions."""
+    """Batches of generated pictures, on the CPU, each with the real pictures of the same captions.
+
+    Sample ``i`` has a caption of picture ``i % len(dataset)``. Caption and noise are drawn from ``(seed, i)``, so
+    that they depend neither on the batch size nor on the number of samples.
+    """
     dataset.vocabulary = cast(Vocabulary, model.vocabulary)  # captions that the model cannot read are an error
-    noise = torch.Generator().manual_seed(seed)
+    seed = arguments.seed
     for start in tqdm(range(0, samples, BATCH_SIZE), desc=title, unit="batch"):
         indices = range(start, min(start + BATCH_SIZE, samples))
         real = collate(
             [dataset.sample(index % len(dataset), np.random.default_rng((seed, index))) for index in indices]
         )
-        z = torch.randn(len(indices), model.config.z_dim, generator=noise)
+        z = torch.stack([noise(model.config.z_dim, seed, index, arguments.truncation) for index in indices])
         images, masks = model.generate(real["captions"], z=z)
         yield SSAGeneratorOutput(images.cpu(), tuple(mask.cpu() for mask in masks)), real
+
+
+def noise(z_dim: int, seed: int, index: int, truncation: float | None) -> torch.Tensor:
+    # The 1 keeps this stream apart from that of the caption.
+    random = torch.Generator().manual_seed(int(np.random.default_rng((seed, index, 1)).integers(2**63)))
+    if truncation is None:
+        return torch.randn(z_dim, generator=random)
+    return torch.nn.init.trunc_normal_(torch.empty(z_dim), a=-truncation, b=truncation, generator=random)
 
 
 def measure_shapes(model: SSAGAN, scenes: CaptionedShapes, samples: int, arguments: Arguments) -> dict[str, Any]:
@@ -134,7 +180,7 @@ def measure_shapes(model: SSAGAN, scenes: CaptionedShapes, samples: int, argumen
     classifier = train_attribute_classifier(
         scenes.image_size, seed=arguments.seed, steps=arguments.classifier_steps
     )
-    pairs = list(generated_beside_real(model, scenes, samples, arguments.seed, "attributes and masks"))
+    pairs = list(generated_beside_real(model, scenes, samples, arguments, "attributes and masks"))
     captions = [caption for _, real in pairs for caption in real["captions"]]
     images = torch.cat([output.images for output, _ in pairs])
     masks = [torch.cat(stage) for stage in zip(*(output.masks for output, _ in pairs), strict=True)]
@@ -156,15 +202,19 @@ def measure_shapes(model: SSAGAN, scenes: CaptionedShapes, samples: int, argumen
 
 @torch.no_grad()
 def measure_r_precision(
-    model: SSAGAN, dataset: CaptionedDataset, samples: int, arguments: Arguments
+    model: SSAGAN,
+    dataset: CaptionedDataset,
+    samples: int,
+    arguments: Arguments,
+    encode_images: Callable[[torch.Tensor], torch.Tensor],
+    encode_captions: Callable[[Sequence[str]], torch.Tensor],
 ) -> dict[str, Any]:
-    encode_image = cast(torch.nn.Module, model.image_encoder)  # evaluate() saw to it
     codes: dict[str, list[torch.Tensor]] = {"generated": [], "real": []}
     sentences, class_ids, captions = [], [], []
-    for output, real in generated_beside_real(model, dataset, samples, arguments.seed, "R-precision"):
+    for output, real in generated_beside_real(model, dataset, samples, arguments, "R-precision"):
         for name, images in (("generated", output.images), ("real", real["image"])):
-            codes[name].append(encode_image(images.to(model.device)).code.cpu())
-        sentences.append(model.encode(real["captions"]).cpu())
+            codes[name].append(encode_images(images.to(model.device)).cpu())
+        sentences.append(encode_captions(real["captions"]).cpu())
         class_ids.append(real["class_ids"])
         captions += real["captions"]
     result: dict[str, Any] = {}
@@ -202,13 +252,25 @@ def print_table(results: dict[str, Any]) -> None:
             row(f"  {stage['side']} px{best}", stage["iou"], stage["inverted_iou"])
         row("  constant mask", masks["constant"])
     print()
-    score = results["r_precision"]
-    if "skipped" in score:
-        print(f"R-precision: skipped, {score['skipped']}")
+    inception = results["inception"]
+    if "skipped" in inception:
+        print(f"FID and inception score: skipped, {inception['skipped']}")
     else:
-        row("R-precision", "generated", "real", "chance")
-        pairs = (f"{score[name]['mean']:.3f} ± {score[name]['std']:.3f}" for name in ("generated", "real"))
-        row(f"  of {score['candidates']} captions", *pairs, score["chance"])
+        row("Inception", "FID", "IS generated", "IS real")
+        for name, scores in inception.items():
+            means = (scores["inception_score"][which].get("mean", "-") for which in ("generated", "real"))
+            row(f"  {name}", scores["fid"], *means)
+            if scores["weights"]["random"]:
+                print(f"    with weights {scores['weights']['source']}: THESE NUMBERS MEAN NOTHING")
+    print()
+    for title, key in (("R-precision", "r_precision"), ("R-precision by CLIP", "r_precision_clip")):
+        score = results.get(key, {})
+        if "skipped" in score:
+            print(f"{title}: skipped, {score['skipped']}")
+        elif score:
+            row(title, "generated", "real", "chance")
+            pairs = (f"{score[name]['mean']:.3f} ± {score[name]['std']:.3f}" for name in ("generated", "real"))
+            row(f"  of {score['candidates']} captions", *pairs, score["chance"])
 
 
 if __name__ == "__main__":

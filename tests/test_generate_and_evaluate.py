@@ -1,10 +1,13 @@
 """The scripts as a user runs them, on a model with random weights."""
 
+import hashlib
+import importlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from PIL import Image
 
 from t2ilayers import SSAGAN, SSAGANConfig
 from t2ilayers.data import CaptionedShapes
+from t2ilayers.metrics import InceptionV3
 
 ROOT = Path(__file__).parents[1]
 
@@ -112,6 +116,8 @@ def test_evaluate_shapes(model, tmp_path):
     assert results["attributes"]["size"]["real"] > results["attributes"]["shape"]["chance"]
     assert [stage["side"] for stage in results["masks"]["stages"]] == [4, 8, 16]
     assert results["r_precision"] == {"skipped": "the model has no image encoder"}
+    assert results["inception"] == {"skipped": "there are no --inception-weights"}
+    assert "FID and inception score: skipped, there are no --inception-weights" in result.stdout
     assert f"{results['attributes']['place']['generated']:.3f}" in result.stdout
     assert "skipped, the model has no image encoder" in result.stdout
 
@@ -143,6 +149,130 @@ def test_evaluate_r_precision_of_a_folder(tmp_path):
     result = run("evaluate", model, "--data", folder_of_captions(tmp_path / "few", 12))
     assert result.returncode == 0, result.stderr
     assert "R-precision: skipped, every picture needs candidates - 1 = 99" in result.stdout
+
+
+PROTOCOLS = ["clean", "pytorch-fid", "df-legacy"]
+
+
+@pytest.fixture
+def evaluate_script(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    return importlib.import_module("evaluate")
+
+
+@pytest.fixture
+def evaluate(evaluate_script, monkeypatch, capsys):
+    """Runs the script in this process."""
+
+    def evaluate(*arguments):
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
+        code = evaluate_script.main()
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return evaluate
+
+
+def test_evaluate_by_three_protocols(model, evaluate, tmp_path):
+    out, folder = tmp_path / "r.json", folder_of_captions(tmp_path / "data", 3)
+    references = [tmp_path / "references" / f"{name}.npz" for name in PROTOCOLS]
+    result = evaluate(
+        model, "--data", folder, "--samples", 5, "--seed", 4, "--truncation", 0.7,
+        "--protocol", *PROTOCOLS, "--inception-weights", "random:2", "--save-reference", *references, "--out", out,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("random:2: THESE NUMBERS MEAN NOTHING") == 3
+    results = json.loads(out.read_text())
+    assert (results["seed"], results["truncation"], results["split"]) == (4, 0.7, "test")
+    assert {"torch", "numpy", "pillow"} < set(results["versions"])
+    found = results["inception"]
+    numbers = sorted(found[name]["fid"] for name in PROTOCOLS)
+    assert numbers[0] > 0
+    assert all(high > 1.001 * low for low, high in pairwise(numbers)), numbers
+    for name, reference in zip(PROTOCOLS, references, strict=True):
+        entry = found[name]
+        assert entry["weights"] == {"source": "random:2", "sha256": None, "random": True}
+        assert entry["protocol"]["name"] == name
+        # Five samples are a pass over the three pictures and a part of the next; each real one counts once.
+        assert entry["samples"] == 5
+        assert entry["reference"] == {"file": None, "samples": 3, "label": f"{name}, random:2"}
+        assert entry["inception_score"]["real"] == {"skipped": "splits must be 1 to N = 3, got 10"}
+        with np.load(reference) as saved:
+            assert saved["mu"].shape == (2048,)
+            assert saved["sigma"].shape == (2048, 2048)
+    resizes = [found[name]["protocol"]["resize"] for name in PROTOCOLS]
+    assert resizes == ["bicubic-antialias", "bilinear", "bilinear"]
+    assert [found[name]["protocol"]["weights"] for name in PROTOCOLS] == ["tensorflow-2015"] * 2 + ["torchvision"]
+
+    mismatched = ("--protocol", "clean", "--inception-weights", "random:2", "--reference", references[1])
+    refused(evaluate(model, "--data", folder, *mismatched), "pytorch-fid, random:2", "'clean, random:2'")
+    # The same weights from a file and the same statistics from another evaluator's: the same number.
+    network = InceptionV3.random("tensorflow-2015", seed=2)
+    weights, theirs = tmp_path / "weights.pth", tmp_path / "theirs.npz"
+    torch.save({key.removeprefix("trunk."): value for key, value in network.state_dict().items()}, weights)
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    with np.load(references[0]) as saved:
+        np.savez(theirs, mu=saved["mu"], sigma=saved["sigma"])
+    result = evaluate(
+        model, "--data", folder, "--samples", 5, "--seed", 4, "--truncation", 0.7,
+        "--protocol", "clean", "--inception-weights", weights, "--inception-sha256", sha256,
+        "--reference", theirs, "--out", out,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "MEAN NOTHING" not in result.stdout
+    entry = json.loads(out.read_text())["inception"]["clean"]
+    assert entry["fid"] == pytest.approx(found["clean"]["fid"], rel=1e-4)
+    assert entry["weights"] == {"source": str(weights), "sha256": sha256, "random": False}
+    assert entry["reference"] == {"file": str(theirs), "samples": None, "label": ""}
+
+
+def test_evaluate_refuses_protocols_without_their_weights(model, evaluate, tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"not weights")
+    dry = ("--inception-weights", "random:0")
+
+    def says(*arguments):
+        result = evaluate(model, "--data", "shapes", *arguments)
+        refused(result)
+        return result.stderr
+
+    assert "--protocol clean needs tensorflow-2015 weights" in says("--protocol", "clean")
+    text = says("--inception-weights", tmp_path / "weights.pth")
+    assert f"its SHA-256 is {hashlib.sha256(b'not weights').hexdigest()}" in text
+    assert "is not the expected 00" in says(
+        "--inception-weights", tmp_path / "weights.pth", "--inception-sha256", "00"
+    )
+    assert "one for each of 0 --inception-weights, got 1" in says("--inception-sha256", "00")
+    assert "one file for each protocol (none), got 1" in says("--save-reference", "a.npz")
+    assert "give one of them" in says(*dry, "--save-reference", "a.npz", "--reference", "b.npz")
+    assert "names clean twice" in says(*dry, "--protocol", "clean", "clean")
+    assert "has tensorflow-2015 weights twice" in says(*dry, "random:1")
+    assert "--truncation must be > 0, got 0.0" in says("--truncation", 0)
+    with pytest.raises(SystemExit, match="2"):
+        evaluate(model, "--data", "shapes", "--protocol", "fid")
+
+
+@pytest.mark.parametrize("truncation", [None, 0.5])
+def test_a_sample_depends_on_its_index_alone(model, evaluate_script, monkeypatch, truncation):
+    loaded = SSAGAN.from_pretrained(model)
+    arguments = evaluate_script.Arguments(model, "shapes", seed=3, truncation=truncation)
+
+    def samples(count, batch_size):
+        monkeypatch.setattr(evaluate_script, "BATCH_SIZE", batch_size)
+        pairs = list(evaluate_script.generated_beside_real(loaded, CaptionedShapes(4, 16), count, arguments, ""))
+        captions = [caption for _, real in pairs for caption in real["captions"]]
+        keys = [key for _, real in pairs for key in real["keys"]]
+        return torch.cat([output.images for output, _ in pairs]), captions, keys
+
+    images, captions, keys = samples(9, 64)
+    assert keys[:4] == keys[4:8]  # a pass
+    assert len(set(keys[:4])) == 4
+    assert captions[:4] != captions[4:8]
+    fewer, fewer_captions, _ = samples(7, 2)
+    assert fewer_captions == captions[:7]
+    torch.testing.assert_close(fewer, images[:7], rtol=0, atol=1e-5)
+    assert len(images.flatten(1).unique(dim=0)) == 9
+    if truncation is not None:
+        noise = torch.stack([evaluate_script.noise(100, 3, index, truncation) for index in range(20)])
+        assert 0.95 * truncation < noise.abs().max() <= truncation
 
 
 def test_evaluate_refuses_in_one_line(model, tmp_path):

@@ -68,13 +68,16 @@ PUBLIC = {
         "matching_aware_gradient_penalty mismatched_pairs"
     ),
     "t2ilayers.data": (
-        "BACKGROUNDS Batch BatchDataset COLOURS CaptionFolder CaptionedDataset CaptionedShapes DatasetError "
+        "BACKGROUNDS Batch BatchDataset COCODataset COLOURS CUBDataset CaptionFolder CaptionedDataset "
+        "CaptionedShapes DatasetError "
         "ObjectAttributes PLACES SHAPES SIZES Sample SceneAttributes TEXTURES collate "
         "named_attributes open_dataset"
     ),
     "t2ilayers.metrics": (
-        "ATTRIBUTES ATTRIBUTE_CHANCE AttributeClassifier AttributeLogits RPrecision StageIoU StageIoUs "
-        "attribute_accuracy mask_iou r_precision stage_ious train_attribute_classifier"
+        "ATTRIBUTES ATTRIBUTE_CHANCE AttributeClassifier AttributeLogits CLIPEncoder GaussianStatistics "
+        "InceptionScore InceptionV3 PROTOCOLS PictureStatistics Protocol RPrecision StageIoU StageIoUs "
+        "StreamingStatistics attribute_accuracy frechet_distance inception_score mask_iou r_precision stage_ious "
+        "train_attribute_classifier"
     ),
     "t2ilayers.training": (
         "EMA EncoderStep MetricsLog NonFiniteLossError SSAGANStep StepConfig keep_large_blocks latest_checkpoint "

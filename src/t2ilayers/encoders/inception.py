@@ -1,11 +1,11 @@
-"""The Inception-v3 trunk of the DAMSM image encoder, laid out as tables.
+"""The Inception-v3 trunk of the DAMSM image encoder and of the Fréchet distance, laid out as tables.
 
 Every stage is a table of branches whose outputs are concatenated; a branch is a chain of steps, and a
 step is a pooling or a convolution. The names in the tables are the keys of the published checkpoints.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,12 @@ class _Conv(NamedTuple):
 
 
 class _Pool(NamedTuple):
-    kind: str
-    stride: int
+    """3x3 pooling; an average counts the zeros of its padding or leaves them out."""
+
+    kind: Literal["average", "max"]
+    stride: int = 1
+    padding: int = 1
+    count_padding: bool = True
 
 
 _Fork: TypeAlias = tuple[_Conv, ...]  # convolutions of the same input, concatenated
@@ -34,11 +38,10 @@ _Step: TypeAlias = _Conv | _Pool | _Fork
 _Branch: TypeAlias = tuple[_Step, ...]
 _Stage: TypeAlias = tuple[_Branch, ...]
 
-_AVERAGE = _Pool("average", 1)  # 3x3, zeros of the padding counted
-_DOWN = _Pool("max", 2)  # 3x3, no padding
+_DOWN = _Pool("max", stride=2, padding=0)
 
 
-def _grid35(pool_width: int) -> _Stage:
+def _grid35(pool: _Pool, pool_width: int) -> _Stage:
     return (
         (_Conv("branch1x1", 64),),
         (_Conv("branch5x5_1", 48), _Conv("branch5x5_2", 64, (5, 5))),
@@ -47,11 +50,11 @@ def _grid35(pool_width: int) -> _Stage:
             _Conv("branch3x3dbl_2", 96, (3, 3)),
             _Conv("branch3x3dbl_3", 96, (3, 3)),
         ),
-        (_AVERAGE, _Conv("branch_pool", pool_width)),
+        (pool, _Conv("branch_pool", pool_width)),
     )
 
 
-def _grid17(width: int) -> _Stage:
+def _grid17(pool: _Pool, width: int) -> _Stage:
     return (
         (_Conv("branch1x1", 192),),
         (
@@ -66,7 +69,7 @@ def _grid17(width: int) -> _Stage:
             _Conv("branch7x7dbl_4", width, (7, 1)),
             _Conv("branch7x7dbl_5", 192, (1, 7)),
         ),
-        (_AVERAGE, _Conv("branch_pool", 192)),
+        (pool, _Conv("branch_pool", 192)),
     )
 
 
@@ -96,35 +99,45 @@ _STEM: tuple[_Step, ...] = (
     _DOWN,
 )
 
-_MIXED: Mapping[str, _Stage] = {
-    "Mixed_5b": _grid35(32),
-    "Mixed_5c": _grid35(64),
-    "Mixed_5d": _grid35(64),
-    "Mixed_6a": (
-        (_Conv("branch3x3", 384, (3, 3), stride=2),),
-        (
-            _Conv("branch3x3dbl_1", 64),
-            _Conv("branch3x3dbl_2", 96, (3, 3)),
-            _Conv("branch3x3dbl_3", 96, (3, 3), stride=2),
+
+def _mixed(pool: _Pool, last_pool: _Pool) -> dict[str, _Stage]:
+    """The stages after the stem, with the pooling of their last branches."""
+    return {
+        "Mixed_5b": _grid35(pool, 32),
+        "Mixed_5c": _grid35(pool, 64),
+        "Mixed_5d": _grid35(pool, 64),
+        "Mixed_6a": (
+            (_Conv("branch3x3", 384, (3, 3), stride=2),),
+            (
+                _Conv("branch3x3dbl_1", 64),
+                _Conv("branch3x3dbl_2", 96, (3, 3)),
+                _Conv("branch3x3dbl_3", 96, (3, 3), stride=2),
+            ),
+            (_DOWN,),
         ),
-        (_DOWN,),
-    ),
-    "Mixed_6b": _grid17(128),
-    "Mixed_6c": _grid17(160),
-    "Mixed_6d": _grid17(160),
-    "Mixed_6e": _grid17(192),
-    "Mixed_7a": (
-        (_Conv("branch3x3_1", 192), _Conv("branch3x3_2", 320, (3, 3), stride=2)),
-        (
-            _Conv("branch7x7x3_1", 192),
-            _Conv("branch7x7x3_2", 192, (1, 7)),
-            _Conv("branch7x7x3_3", 192, (7, 1)),
-            _Conv("branch7x7x3_4", 192, (3, 3), stride=2),
+        "Mixed_6b": _grid17(pool, 128),
+        "Mixed_6c": _grid17(pool, 160),
+        "Mixed_6d": _grid17(pool, 160),
+        "Mixed_6e": _grid17(pool, 192),
+        "Mixed_7a": (
+            (_Conv("branch3x3_1", 192), _Conv("branch3x3_2", 320, (3, 3), stride=2)),
+            (
+                _Conv("branch7x7x3_1", 192),
+                _Conv("branch7x7x3_2", 192, (1, 7)),
+                _Conv("branch7x7x3_3", 192, (7, 1)),
+                _Conv("branch7x7x3_4", 192, (3, 3), stride=2),
+            ),
+            (_DOWN,),
         ),
-        (_DOWN,),
-    ),
-    "Mixed_7b": _grid8(_AVERAGE),
-    "Mixed_7c": _grid8(_AVERAGE),
+        "Mixed_7b": _grid8(pool),
+        "Mixed_7c": _grid8(last_pool),
+    }
+
+
+# TensorFlow leaves padding out of averages, and its network of 2015 ends on a maximum.
+_MIXED: Mapping[str, Mapping[str, _Stage]] = {
+    "torchvision": _mixed(_Pool("average"), _Pool("average")),
+    "tensorflow": _mixed(_Pool("average", count_padding=False), _Pool("max")),
 }
 
 
@@ -142,8 +155,8 @@ class _ConvNormReLU(nn.Module):
 
 def _pool(x: Tensor, pool: _Pool) -> Tensor:
     if pool.kind == "average":
-        return F.avg_pool2d(x, 3, pool.stride, padding=1)
-    return F.max_pool2d(x, 3, pool.stride)
+        return F.avg_pool2d(x, 3, pool.stride, pool.padding, count_include_pad=pool.count_padding)
+    return F.max_pool2d(x, 3, pool.stride, pool.padding)
 
 
 def _add_step(owner: nn.Module, step: _Step, channels: int) -> int:
@@ -199,13 +212,19 @@ class InceptionV3Trunk(nn.Module):
     batch norms in evaluation mode, where nothing else would keep the size of the features from layer to
     layer.
 
+    Args:
+        pooling: how the last branch of a stage pools. ``"torchvision"``: averages that count the zeros of their
+            padding, as the DAMSM encoders do. ``"tensorflow"``: averages that leave padding out, and a maximum
+            in ``Mixed_7c``, as in the network of 2015 that the Fréchet inception distance is defined by. The
+            state dict is the same.
+
     Shapes:
         images ``(N, 3, 299, 299)``, values in ``[-1, 1]`` for the published weights; other sides from 75 px
         work and change the first output's grid. ``mixed_6e``: ``(N, 768, 17, 17)``, ``pooled``:
         ``(N, 2048)``.
 
     Raises:
-        ValueError: ``images`` is not ``(N, 3, H, W)`` with ``H, W >= 75``.
+        ValueError: an unknown ``pooling``, or ``images`` is not ``(N, 3, H, W)`` with ``H, W >= 75``.
         TypeError: ``images`` is not of a floating dtype.
 
     Source: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", arXiv 1512.00567,
@@ -221,12 +240,15 @@ class InceptionV3Trunk(nn.Module):
         (torch.Size([1, 768, 17, 17]), torch.Size([1, 2048]))
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pooling: Literal["torchvision", "tensorflow"] = "torchvision") -> None:
         super().__init__()
+        if pooling not in _MIXED:
+            raise ValueError(f"pooling must be one of {', '.join(_MIXED)}, received {pooling!r}")
+        self.pooling = pooling
         channels = 3
         for step in _STEM:
             channels = _add_step(self, step, channels)
-        for name, stage in _MIXED.items():
+        for name, stage in _MIXED[pooling].items():
             mixed = _Mixed(channels, stage)
             self.add_module(name, mixed)
             channels = mixed.out_channels
@@ -249,7 +271,7 @@ class InceptionV3Trunk(nn.Module):
         for step in _STEM:
             x = _run_step(self, step, x)
         mixed_6e = x
-        for name in _MIXED:
+        for name in _MIXED[self.pooling]:
             x = self.get_submodule(name)(x)
             if name == "Mixed_6e":
                 mixed_6e = x

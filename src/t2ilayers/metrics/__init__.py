@@ -1,4 +1,4 @@
-"""How good the pictures are: R-precision, attributes that captions name, and what the masks select."""
+"""How good the pictures are: FID, IS, R-precision, attributes that captions name, what the masks select."""
 
 from .attributes import (
     ATTRIBUTE_CHANCE,
@@ -8,18 +8,34 @@ from .attributes import (
     attribute_accuracy,
     train_attribute_classifier,
 )
+from .clip import CLIPEncoder
+from .frechet import GaussianStatistics, StreamingStatistics, frechet_distance
+from .inception import InceptionV3
+from .inception_score import InceptionScore, inception_score
 from .mask_iou import StageIoU, StageIoUs, mask_iou, stage_ious
+from .picture_statistics import PictureStatistics
+from .protocols import PROTOCOLS, Protocol
 from .r_precision import RPrecision, r_precision
 
 __all__ = [
     "ATTRIBUTES",
     "ATTRIBUTE_CHANCE",
+    "PROTOCOLS",
     "AttributeClassifier",
     "AttributeLogits",
+    "CLIPEncoder",
+    "GaussianStatistics",
+    "InceptionScore",
+    "InceptionV3",
+    "PictureStatistics",
+    "Protocol",
     "RPrecision",
     "StageIoU",
     "StageIoUs",
+    "StreamingStatistics",
     "attribute_accuracy",
+    "frechet_distance",
+    "inception_score",
     "mask_iou",
     "r_precision",
     "stage_ious",
