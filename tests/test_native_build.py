@@ -271,9 +271,9 @@ def test_architectures_are_for_cuda_only(tiny):
 
 def test_cold_use_while_tracing_loads_registers_once_and_breaks_no_graph(ops):
     code = """
-from t2ilayers.ops.masked_affine_norm import _takes_native
+from t2ilayers.ops.masked_affine_norm import takes_native
 def f(x):
-    return x + 1 if _takes_native(x.device.type, x.dtype, "auto") else x
+    return x + 1 if takes_native(x.device.type, x.dtype, "auto") else x
 x = torch.ones(2)
 print(torch.compile(f, backend="eager", fullgraph=True)(x).tolist(), f(x).tolist(), native.why_not("cpu"))
 print(torch.ops.t2ilayers.twice(x).tolist())

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..ops.masked_affine_norm import Impl
+from .batch_norm import ActivatedBatchNorm
 
 
 class MaskPredictor(nn.Module):
@@ -32,14 +37,18 @@ class MaskPredictor(nn.Module):
         (torch.Size([2, 1, 16, 16]), True)
     """
 
-    def __init__(self, in_channels: int, hidden_channels: int = 100) -> None:
+    def __init__(self, in_channels: int, hidden_channels: int = 100, *, impl: Impl = "auto") -> None:
         super().__init__()
         self.in_channels = in_channels
+        # Numbered as in published checkpoints, where the activation is a module of its own.
         self.layers = nn.Sequential(
-            nn.Conv2d(in_channels, hidden_channels, 3, padding=1),
-            nn.BatchNorm2d(hidden_channels),
-            nn.ReLU(),
-            nn.Conv2d(hidden_channels, 1, 1),
+            OrderedDict(
+                {
+                    "0": nn.Conv2d(in_channels, hidden_channels, 3, padding=1),
+                    "1": ActivatedBatchNorm(hidden_channels, "relu", impl=impl),
+                    "3": nn.Conv2d(hidden_channels, 1, 1),
+                }
+            )
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.masked_affine_norm import Impl
-from .affine_norm import SemanticAffineBN
+from .affine_norm import SemanticAffineBN, affine_parameters
 from .mask import MaskPredictor
 
 
@@ -37,7 +39,8 @@ class SSAConv(nn.Module):
     Shapes:
         ``x (N, C_in, H, W)``, ``cond (N, D)``, ``mask (N, 1, s*H, s*W)`` in [0, 1] or None. Returns
         ``(y (N, C_out, s*H, s*W), mask (N, 1, s*H, s*W))``. A mask that is given replaces the predicted one
-        (editing, supervision) and is returned as it is.
+        (editing, supervision) and is returned as it is. ``affine``: ``gamma (N, C)`` and ``beta (N, C)`` of the
+        two norms where they were predicted before, together with those of other blocks.
 
     Raises:
         ValueError: from ``forward``, for shapes that do not fit; the message says which.
@@ -64,7 +67,7 @@ class SSAConv(nn.Module):
     ) -> None:
         super().__init__()
         self.upsample = upsample
-        self.mask_predictor = MaskPredictor(in_channels, mask_channels)
+        self.mask_predictor = MaskPredictor(in_channels, mask_channels, impl=impl)
         self.norm1 = SemanticAffineBN(in_channels, cond_dim, activation="relu", impl=impl)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm2 = SemanticAffineBN(out_channels, cond_dim, activation="relu", impl=impl)
@@ -72,15 +75,35 @@ class SSAConv(nn.Module):
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
         self.gamma = nn.Parameter(torch.zeros(1))
 
-    def forward(self, x: Tensor, cond: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        x: Tensor,
+        cond: Tensor,
+        mask: Tensor | None = None,
+        *,
+        affine: Sequence[tuple[Tensor, Tensor]] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        if affine is None:
+            affine = affine_parameters((self.norm1, self.norm2), cond)
         if mask is None:
             mask = MaskPredictor.to_mask(self.mask_predictor(x), scale=2 if self.upsample else 1)
-        residual = self.conv1(self.norm1(x, cond, mask, upsample=2 if self.upsample else 1))
-        residual = self.conv2(self.norm2(residual, cond, mask))
-        shortcut = self.shortcut(x)
-        if self.upsample:
-            shortcut = F.interpolate(shortcut, scale_factor=2, mode="nearest")
-        return shortcut + self.gamma * residual, mask
+        residual = self.conv1(self.norm1.modulate(x, *affine[0], mask, upsample=2 if self.upsample else 1))
+        residual = self.norm2.modulate(residual, *affine[1], mask)
+        # gamma conv(h) is a convolution by gamma times the weights, which are few.
+        weights = {name: self.gamma * value for name, value in self.conv2.named_parameters()}
+        residual = torch.func.functional_call(self.conv2, weights, residual)
+        return self._add(self.shortcut(x), residual), mask
+
+    def _add(self, shortcut: Tensor, residual: Tensor) -> Tensor:
+        """``up(shortcut) + residual``, without the upsampled map.
+
+        Columns are repeated in memory, which is half of it; rows by broadcasting.
+        """
+        if not self.upsample:
+            return shortcut + residual
+        n, c, h, w = shortcut.shape
+        columns = F.interpolate(shortcut, scale_factor=(1, 2), mode="nearest")
+        return (columns.unsqueeze(3) + residual.view(n, c, h, 2, 2 * w)).flatten(2, 3)
 
     def extra_repr(self) -> str:
         return f"upsample={self.upsample}"

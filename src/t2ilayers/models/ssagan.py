@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ..encoders import ConvImageEncoder, InceptionImageEncoder, LSTMTextEncoder, Vocabulary
-from ..layers import DownBlock, MatchingHead, SSAConv
-from ..ops.masked_affine_norm import Impl
+from ..layers import ActivatedBatchNorm, DownBlock, MatchingHead, SSAConv
+from ..layers.affine_norm import affine_parameters
+from ..ops.masked_affine_norm import Impl, takes_native
 
 
 class SSAGeneratorOutput(NamedTuple):
@@ -102,11 +104,15 @@ class SSAGenerator(nn.Module):
             SSAConv(c_in, c_out, cond_dim, upsample=side > 4, mask_channels=mask_channels, impl=impl)
             for side, c_in, c_out in zip(sides, [8 * ngf, *widths], widths, strict=False)
         )
+        # Numbered as in published checkpoints, where each activation is a module of its own.
         self.to_image = nn.Sequential(
-            nn.BatchNorm2d(widths[-1]),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(widths[-1], 3, 3, padding=1),
-            nn.Tanh(),
+            OrderedDict(
+                {
+                    "0": ActivatedBatchNorm(widths[-1], "leaky_relu", impl=impl),
+                    "2": nn.Conv2d(widths[-1], 3, 3, padding=1),
+                    "3": nn.Tanh(),
+                }
+            )
         )
 
     def forward(self, z: Tensor, cond: Tensor, masks: Sequence[Tensor | None] | None = None) -> SSAGeneratorOutput:
@@ -119,11 +125,18 @@ class SSAGenerator(nn.Module):
         if len(masks) != len(self.blocks):
             raise ValueError(f"masks must have one entry a block, {len(self.blocks)}, got {len(masks)}")
         x = self.fc(z).unflatten(1, (-1, 4, 4))  # (N, 8·ngf, 4, 4)
+        blocks = cast(Sequence[SSAConv], self.blocks)
+        norms = [norm for block in blocks for norm in (block.norm1, block.norm2)]
+        if takes_native(x.device.type, x.dtype, norms[0].impl):
+            # Every layer keeps the layout it is given, and convolutions are fastest in this one. Torch's own batch
+            # norm is not: on a CPU it is three times slower in it, and its float32 gradients are less exact.
+            x = x.contiguous(memory_format=torch.channels_last)
+        affine = affine_parameters(norms, cond)
         used = []
-        for block, given in zip(self.blocks, masks, strict=True):
-            x, mask = block(x, cond, given)
+        for i, (block, given) in enumerate(zip(blocks, masks, strict=True)):
+            x, mask = block(x, cond, given, affine=affine[2 * i : 2 * i + 2])
             used.append(mask)
-        return SSAGeneratorOutput(self.to_image(x), tuple(used))
+        return SSAGeneratorOutput(self.to_image(x).contiguous(), tuple(used))
 
     def extra_repr(self) -> str:
         return f"image_size={self.image_size}, z_dim={self.z_dim}"
@@ -181,7 +194,8 @@ class MatchingAwareDiscriminator(nn.Module):
             raise ValueError(
                 f"images must be (N, 3, {self.image_size}, {self.image_size}), got {tuple(images.shape)}"
             )
-        return self.blocks(self.from_image(images))
+        # Channels last, as in the generator.
+        return self.blocks(self.from_image(images.contiguous(memory_format=torch.channels_last)))
 
     def match(self, features: Tensor, cond: Tensor) -> Tensor:
         """Score ``features (N, C, 4, 4)`` against ``cond (N, D)``: logits ``(N,)``.

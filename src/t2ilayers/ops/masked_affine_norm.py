@@ -104,12 +104,7 @@ def masked_affine_norm(
     if impl not in ("auto", "reference", "native"):
         raise ValueError(f'impl must be "auto", "reference" or "native", got {impl!r}')
     # An exported program must run where this library is not, so it gets ordinary operations.
-    if (
-        impl != "reference"
-        and not torch.compiler.is_exporting()
-        and _takes_native(x.device.type, x.dtype, impl)
-        and not _transformed(impl)
-    ):
+    if not torch.compiler.is_exporting() and takes_native(x.device.type, x.dtype, impl) and not _transformed(impl):
         return _native(
             x, gamma, beta, mask, running_mean, running_var, training, momentum, eps, activation, negative_slope,
             upsample, stats, groups, process_group,
@@ -133,8 +128,10 @@ def check_activation(activation: str) -> None:
 _warned: set[str] = set()
 
 
-def _takes_native(device: str, dtype: torch.dtype, impl: Impl) -> bool:
+def takes_native(device: str, dtype: torch.dtype, impl: Impl) -> bool:
     """Whether native kernels run here. A first call may compile them, which must not be traced."""
+    if impl == "reference":
+        return False
     if dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         reason: str | None = f"native kernels know no {dtype}"
     elif device == "cuda" and dtype == torch.float64:
@@ -166,7 +163,7 @@ def _transformed(impl: Impl) -> bool:
 
 
 # What torch.compiler.assume_constant_result sets. Calling it would import torch._dynamo, for seconds.
-_takes_native._dynamo_marked_constant = True  # type: ignore[attr-defined]
+takes_native._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _native(
