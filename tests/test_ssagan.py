@@ -1,6 +1,7 @@
 """The generator, the discriminator, and the model as a user makes, saves and loads it."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -66,6 +67,30 @@ def test_generate_leaves_modes_and_running_statistics_as_they_were():
     assert not model.text_encoder.training
     assert not images.requires_grad
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_pictures_do_not_depend_on_how_many_are_drawn_at_a_time():
+    model = tiny()
+    captions = ["a red circle", "a blue square", "red", "square", "a circle"]
+    given = [None, torch.rand(5, 1, 8, 8), None]
+    whole = model.generate(captions, seed=1, masks=given)
+    parts = model.generate(captions, seed=1, masks=given, batch_size=2)
+    for a, b in zip((whole.images, *whole.masks), (parts.images, *parts.masks), strict=True):
+        torch.testing.assert_close(a, b)
+    images = parts.images.requires_grad_()  # not inference tensors: they may be fed to a critic that is trained
+    images.square().sum().backward()
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        model.generate(captions, batch_size=0)
+
+
+def test_a_compiled_generator_draws_the_same_without_a_graph_break():
+    model = tiny()
+    expected = model.generate(["a red circle"], seed=2).images
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # dynamo's own deprecations
+        model.generator.compile(backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(model.generate(["a red circle"], seed=2).images, expected)
 
 
 def test_truncated_noise_is_the_normal_distribution_cut():

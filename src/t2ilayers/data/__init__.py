@@ -1,4 +1,4 @@
-"""Datasets of captioned pictures, drawn or read from a folder, and batches by step."""
+"""Datasets of captioned pictures, drawn or read from folders and tar files, and batches by step."""
 
 from .base import CaptionedDataset, Sample
 from .batches import Batch, BatchDataset, collate
@@ -19,6 +19,7 @@ from .grammar import (
 from .listing import DatasetError
 from .opening import open_dataset
 from .shapes import CaptionedShapes
+from .shards import CaptionShards
 
 __all__ = [
     "BACKGROUNDS",
@@ -32,6 +33,7 @@ __all__ = [
     "COCODataset",
     "CUBDataset",
     "CaptionFolder",
+    "CaptionShards",
     "CaptionedDataset",
     "CaptionedShapes",
     "DatasetError",

@@ -11,6 +11,7 @@ from .coco import COCODataset
 from .cub import CUBDataset
 from .folder import CaptionFolder
 from .shapes import CaptionedShapes
+from .shards import CaptionShards
 
 
 def open_dataset(
@@ -28,6 +29,7 @@ def open_dataset(
     ``"shapes"``            ``CaptionedShapes``
     ``"cub:data/birds"``    ``CUBDataset``
     ``"coco:data/coco"``    ``COCODataset.from_folder``, which takes both layouts
+    ``"shards:PATTERN"``    ``CaptionShards``, which says what a pattern is
     ``"path/to/folder"``    ``CaptionFolder`` (``"./shapes"`` for that name)
     ======================  ===================================================
 
@@ -35,7 +37,7 @@ def open_dataset(
         spec: one of these.
         split, image_size, seed: as of these classes.
         augment: crop and mirror at random; drawn shapes need no more variety.
-        class_field: as of ``CaptionFolder``; the others know their classes.
+        class_field: as of ``CaptionFolder`` and ``CaptionShards``; the others know their classes.
 
     Raises:
         NotADirectoryError: there is no such folder.
@@ -52,9 +54,14 @@ def open_dataset(
         return CUBDataset(root, split, image_size=image_size, seed=seed, augment=augment)
     if root and kind == "coco":
         return COCODataset.from_folder(root, split, image_size=image_size, seed=seed, augment=augment)
+    if root and kind == "shards":
+        return CaptionShards(
+            root, split, image_size=image_size, seed=seed, class_field=class_field, augment=augment
+        )
     if not Path(spec).is_dir():
         raise NotADirectoryError(
-            f'a dataset is "shapes", "cub:ROOT", "coco:ROOT" or an existing folder, got {os.fspath(spec)!r}'
+            'a dataset is "shapes", "cub:ROOT", "coco:ROOT", "shards:PATTERN" or an existing folder, got '
+            f"{os.fspath(spec)!r}"
         )
     return CaptionFolder(
         spec, split=split, image_size=image_size, seed=seed, class_field=class_field, augment=augment

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +20,14 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 Box = tuple[int, int, int, int]
 
 
-def read_picture(path: Path, size: int) -> npt.NDArray[np.uint8]:
+def read_picture(path: Path | BinaryIO, size: int) -> npt.NDArray[np.uint8]:
     """Decode a picture wholly, cut its central square and resize that.
 
     It is turned upright as its EXIF data says, transparency is flattened on white, 16-bit grey is scaled, and
     of an animation the first frame counts. Bicubic, antialiased.
 
     Args:
-        path: a PNG, JPEG, WebP, BMP, GIF or TIFF file.
+        path: a PNG, JPEG, WebP, BMP, GIF or TIFF file, or one that is open.
         size: side of the result.
 
     Returns:
@@ -125,10 +125,10 @@ def crop(picture: npt.NDArray[np.uint8], size: int, rng: np.random.Generator | N
     return torch.from_numpy(channels_first).div_(127.5).sub_(1.0)
 
 
-def _decode(path: Path) -> Image:
+def _decode(path: Path | BinaryIO) -> Image:
     from PIL import Image, ImageOps
 
-    if not path.is_file():
+    if isinstance(path, Path) and not path.is_file():
         raise ValueError("there is no such file")  # nor a pipe, which would be waited for
     with Image.open(path, formats=_FORMATS) as opened:
         _check_pixels(opened.width, opened.height)

@@ -336,6 +336,7 @@ class SSAGAN(nn.Module):
         z: Tensor | None = None,
         truncation: float | None = None,
         masks: Sequence[Tensor | None] | None = None,
+        batch_size: int = 64,
     ) -> SSAGeneratorOutput:
         """Draw one picture a caption, with running statistics and without gradients.
 
@@ -346,13 +347,18 @@ class SSAGAN(nn.Module):
             truncation: draw noise from N(0, 1) cut to [-truncation, truncation]; > 0, typically 0.5 to 2.
                 Smaller is more typical and less varied. None does not cut.
             masks: see :class:`SSAGenerator`.
+            batch_size: how many pictures are drawn at a time, >= 1. It bounds the memory and, but for rounding,
+                changes nothing.
+
+        ``model.generator.compile(mode="reduce-overhead")`` before the first call makes torch compile the generator
+        and, on a GPU, replay it as a CUDA graph; keep to one ``batch_size`` then.
 
         Returns:
             :class:`SSAGeneratorOutput`: images ``(N, 3, S, S)`` in [-1, 1], masks ``(N, 1, s, s)`` a block.
 
         Raises:
             ValueError: no vocabulary, a caption without words, an unknown word, ``z`` together with ``seed``
-                or ``truncation``, or a truncation that is not positive.
+                or ``truncation``, a truncation that is not positive, or a ``batch_size`` below 1.
 
         Source: truncated noise, BigGAN, arXiv 1809.11096.
 
@@ -369,15 +375,27 @@ class SSAGAN(nn.Module):
             z = _noise(len(captions), self.config.z_dim, seed, truncation)
         elif seed is not None or truncation is not None:
             raise ValueError("z is the noise itself; seed and truncation do not go with it")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         modes = {module: module.training for module in self.modules()}
         self.eval()
+        parts = []
         try:
-            sentence = self.encode(captions)
-            output: SSAGeneratorOutput = self.generator(z.to(self.device, sentence.dtype), sentence, masks)
+            for start in range(0, max(len(captions), 1), batch_size):
+                rows = slice(start, start + batch_size)
+                given = None if masks is None else [None if mask is None else mask[rows] for mask in masks]
+                with torch.inference_mode():
+                    sentence = self.encode(captions[rows])
+                    noise = z[rows].to(self.device, sentence.dtype)
+                    parts.append(self.generator(noise, sentence, given))
         finally:
             for module, mode in modes.items():
                 module.training = mode
-        return output
+        # Joined outside of inference mode, so that the pictures may enter a graph.
+        stages = zip(*(part.masks for part in parts), strict=True)
+        return SSAGeneratorOutput(
+            torch.cat([part.images for part in parts]), tuple(torch.cat(stage) for stage in stages)
+        )
 
     def encode(self, captions: Sequence[str]) -> Tensor:
         """The sentences' embeddings ``(N, D)``; ValueError for unknown words or captions without any.
