@@ -1,0 +1,66 @@
+// The library's ops on CUDA tensors. The ops themselves are defined in the CPU library, which is loaded first.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include "entry.h"
+
+// Only a torch built for CUDA has it; weak, so that the library can be loaded, if not used, with any.
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void**);
+
+namespace t2ilayers {
+namespace gpu {
+
+using Stream = cudaStream_t;
+
+template <class... P, class... A>
+void launch(Stream stream, void (*kernel)(P...), int64_t blocks, int threads, A... arguments) {
+  if (blocks == 0) return;
+  STD_TORCH_CHECK(blocks < int64_t(1) << 31, "this map is too large for one launch: it takes ", blocks, " blocks");
+  kernel<<<unsigned(blocks), threads, 0, stream>>>(arguments...);
+  // Torch's own check is of a function that a torch built without CUDA lacks.
+  const cudaError_t error = cudaGetLastError();
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA error at a launch of t2ilayers: ", cudaGetErrorString(error));
+}
+
+}  // namespace gpu
+}  // namespace t2ilayers
+
+#include "kernels.cuh"
+
+namespace t2ilayers {
+namespace {
+
+struct Cuda {
+  static int64_t scratch_bytes(const Problem& p) {
+    STD_TORCH_CHECK(p.dtype != DType::f64, "float64 feature maps run on CUDA by impl='reference'");
+    STD_TORCH_CHECK(p.out_pixels() <= int64_t(1) << 30 && p.c <= int64_t(1) << 30,
+                    "on CUDA a channel of the output has at most 2^30 pixels, got ", p.out_pixels());
+    return gpu::scratch_bytes(p);
+  }
+
+  static void statistics(const Problem& p, const void* x, double* mean, double* var, void* scratch, int device) {
+    const torch::stable::accelerator::DeviceGuard guard(device);
+    gpu::statistics(p, x, mean, var, scratch, stream(device));
+  }
+  static void forward(const Problem& p, const Forward& f, void* scratch, int device) {
+    const torch::stable::accelerator::DeviceGuard guard(device);
+    gpu::forward(p, f, scratch, stream(device));
+  }
+  static void backward(const Problem& p, const Backward& b, void* scratch, int device) {
+    const torch::stable::accelerator::DeviceGuard guard(device);
+    gpu::backward(p, b, scratch, stream(device));
+  }
+
+ private:
+  static cudaStream_t stream(int device) {
+    void* current = nullptr;
+    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr, "this torch is built without CUDA");
+    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &current) == 0, "no current CUDA stream");
+    return static_cast<cudaStream_t>(current);
+  }
+};
+
+}  // namespace
+}  // namespace t2ilayers
+
+STABLE_TORCH_LIBRARY_IMPL(t2ilayers, CUDA, m) { T2ILAYERS_IMPLEMENT(m, t2ilayers::Cuda); }
