@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test test-gpu check cuda-check bench bench-gpu demo clean
+.PHONY: install test test-docs test-gpu sanitize check cuda-check docs bench bench-gpu demo clean
 
 DEMO := runs/demo
 
@@ -16,6 +16,22 @@ install: .venv/installed
 test: install
 	$(BIN)/pytest --numprocesses 2 --quiet
 
+# The site, in site/: diagrams drawn, tables and plots made of benchmarks/results, then mkdocs.
+docs: .venv/installed-docs
+	$(BIN)/python docs/tools/diagrams.py build/docs
+	$(BIN)/python docs/tools/benchmarks.py benchmarks/results build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+# Every page in a browser. Needs root, or Chromium and its driver already there.
+test-docs: docs
+	command -v chromedriver || { apt-get update -qq && apt-get install --yes --quiet --no-install-recommends \
+	  chromium chromium-driver; }
+	$(BIN)/pytest --quiet tests/test_docs.py tests/test_docs_browser.py
+
 # On a machine with a CUDA device; elsewhere every test is skipped.
 test-gpu: install
 	$(BIN)/pytest -m gpu tests/test_gpu.py
@@ -28,6 +44,21 @@ check: install
 # Compiles, links and loads the CUDA kernels for every listed architecture: needs nvcc, but no GPU.
 cuda-check: install
 	$(BIN)/python -m t2ilayers.doctor --cuda-check
+
+# The op's tests on kernels compiled with the address and undefined-behaviour sanitizers.
+sanitize: install
+	bash tests/sanitize.sh $(BIN)
+
+# Minutes, on an otherwise idle machine; results go to benchmarks/results.
+bench: install
+	$(BIN)/python benchmarks/op.py
+	$(BIN)/python benchmarks/model.py --profile --as-users-run --growth
+
+bench-gpu: install
+	$(BIN)/python benchmarks/op.py --device cuda
+	$(BIN)/python benchmarks/model.py --device cuda --batch 24 --width 64 --compile --profile --out model_cuda_fp32
+	$(BIN)/python benchmarks/model.py --device cuda --batch 24 --width 64 --compile --profile --precision bf16 \
+	  --out model_cuda_bf16
 
 # Trains at 32 px on drawn shapes, then measures. SEED=1 gives another run. Convolutions in bfloat16 are faster
 # only where the processor has the instructions for them.
@@ -44,4 +75,4 @@ demo: install
 	@echo "draw your own: $(BIN)/python examples/generate.py $(DEMO)/model 'a big red star on a black background'"
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist site

@@ -2,14 +2,17 @@
 
     python examples/train_ssagan.py --data shapes --image-size 32 --steps 1000 --out runs/shapes
     python examples/train_ssagan.py --data path/to/folder --image-size 64 --out runs/mine
+    python examples/train_ssagan.py --config configs/cub.py --data cub:ROOT    # the published experiment
     python examples/train_ssagan.py ... --resume           # continue from the newest checkpoint
+    torchrun --nproc-per-node 2 examples/train_ssagan.py ...        # or: accelerate launch --multi_gpu
 
-A folder holds pictures and their captions; see t2ilayers.data.CaptionFolder. `--out` receives checkpoints/,
-samples/ (fixed captions, and the masks), losses.png, metrics.jsonl, TensorBoard's files and, at the end,
-model/, which examples/generate.py and examples/evaluate.py read.
+A folder holds pictures and their captions; see t2ilayers.data.CaptionFolder. Several processes share each
+batch and reach the weights of one, up to rounding; another number of them may resume a run. `--out` is on a disk
+that all of them see and receives checkpoints/, samples/ (fixed captions, and the masks), losses.png,
+metrics.jsonl, TensorBoard's files and, at the end, model/, which examples/generate.py and examples/evaluate.py
+read.
 """
 
-import dataclasses
 import json
 import os
 import platform
@@ -17,96 +20,36 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
+import torch.distributed as dist
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import t2ilayers
-from t2ilayers import SSAGAN, SSAGANConfig
+from t2ilayers import SSAGAN
 from t2ilayers.data import Batch, BatchDataset, CaptionedDataset, open_dataset
+from t2ilayers.encoders import LSTMTextEncoder
 from t2ilayers.interop import official
 from t2ilayers.training import (
     EncoderStep,
     MetricsLog,
     NonFiniteLossError,
+    Processes,
     SSAGANStep,
-    StepConfig,
     keep_large_blocks,
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
 from t2ilayers.training.figures import loss_curves, mask_sheet, sample_sheet, save_image
-
-
-@dataclasses.dataclass
-class Config:
-    data: str = "shapes"
-    """Drawn shapes ("shapes"), or a folder of pictures with captions."""
-    out: Path = Path("runs/ssagan")
-    """Where everything is written."""
-    image_size: int = 64
-    """Side of the pictures in px, a power of two; 32, 64 or 128 with the small image encoder."""
-    ngf: int = 32
-    """Base width of the generator."""
-    ndf: int = 32
-    """Base width of the discriminator."""
-    mask_channels: int = 100
-    """Hidden channels of the mask predictors."""
-    batch_size: int = 24
-    """Pictures a step and process."""
-    steps: int = 20_000
-    """GAN iterations."""
-    damsm_steps: int = 2_000
-    """Iterations of DAMSM pre-training before."""
-    step: Annotated[StepConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=StepConfig)
-    image_encoder: Literal["conv", "inception"] = "conv"
-    """A small encoder for 32 to 128 px, or Inception-v3 for larger pictures."""
-    image_encoder_weights: Path | None = None
-    """Published image_encoder*.pth; needed with --image-encoder inception, whose trunk is not trained here."""
-    class_field: str = "class_id"
-    """Field of a folder's rows that names a picture's class; pictures of one class are no negatives."""
-    augment: bool = False
-    """Crop and mirror a folder's training pictures at random. Mirroring contradicts "left" and "right"."""
-    seed: int = 0
-    """Of weights, data order, captions, noise and dropout."""
-    workers: int = 0
-    """Processes that load data; 0 loads in the training process."""
-    log_every: int = 10
-    """Steps between log lines."""
-    sample_every: int = 500
-    """Steps between sample sheets."""
-    save_every: int = 500
-    """Steps between checkpoints."""
-    resume: bool = False
-    """Continue from the newest complete checkpoint in --out, with the flags of the interrupted run."""
-
-    def check(self) -> None:
-        """Refuse what would only show after hours."""
-        for name, least in (
-            ("steps", 1),
-            ("damsm_steps", 0),
-            ("log_every", 1),
-            ("sample_every", 1),
-            ("save_every", 1),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
-        if (self.image_encoder == "inception") != (self.image_encoder_weights is not None):
-            raise ValueError("--image-encoder inception and --image-encoder-weights go together")
-
-
-# What may change when a run is resumed; every other flag would make it another run.
-MAY_CHANGE = ("data", "out", "steps", "workers", "log_every", "sample_every", "save_every", "resume",
-              "image_encoder_weights", "lr_generator", "lr_discriminator", "lr_encoders")  # fmt: skip
+from training_config import MAY_CHANGE, Config, flat_flags, read_config
 
 
 class Interrupt:
@@ -151,54 +94,43 @@ class Samples:
         board.add_image("samples", np.asarray(sheet), step, dataformats="HWC")
 
 
-def seed_step(config: Config, phase: int, step: int, rank: int) -> None:
-    """Make noise and dropout of a step depend on nothing but seed, phase, step and rank: resuming is exact."""
-    state = np.random.SeedSequence([config.seed, phase, step, rank]).generate_state(1, np.uint64)
+def seed_step(config: Config, phase: int, step: int) -> None:
+    """Make noise and dropout of a step depend on nothing but seed, phase and step.
+
+    So resuming is exact, and all processes draw the same for the whole batch.
+    """
+    state = np.random.SeedSequence([config.seed, phase, step]).generate_state(1, np.uint64)
     torch.manual_seed(int(state[0] >> 1))
 
 
 def batches(
-    config: Config, data: CaptionedDataset, start: int, stop: int, accelerator: Accelerator
+    config: Config, data: CaptionedDataset, start: int, stop: int, processes: Processes, device: torch.device
 ) -> Iterator[Batch]:
     steps = BatchDataset(
-        data,
-        config.batch_size,
-        seed=config.seed,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
+        data, config.batch_size, seed=config.seed, rank=processes.rank, world_size=processes.count
     )
     loader = DataLoader(steps, batch_size=None, sampler=range(start, stop), num_workers=config.workers)
     for batch in loader:
         for name in ("image", "tokens", "class_ids"):  # lengths stay: packing wants them on the CPU
-            batch[name] = batch[name].to(accelerator.device, non_blocking=True)
-        yield batch
+            batch[name] = batch[name].to(device, non_blocking=True)
+        yield processes.join(batch)
 
 
-def averaging(accelerator: Accelerator) -> Callable[[Iterable[nn.Parameter]], None]:
-    """Mean of the gradients over processes. (A DDP wrapper does not survive the penalty's second backward.)"""
-
-    def average(parameters: Iterable[nn.Parameter]) -> None:
-        if accelerator.num_processes == 1:
-            return
-        grads = [p.grad for p in parameters if p.grad is not None]
-        flat: Any = accelerator.reduce(torch.cat([g.flatten() for g in grads]), reduction="mean")
-        for grad, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-            grad.copy_(mean.view_as(grad))
-
-    return average
+def load_text_encoder(weights: Path, data: CaptionedDataset) -> LSTMTextEncoder:
+    """A published text encoder, refused where its words cannot be those of the data."""
+    encoder = official.load_text_encoder(weights)
+    if encoder.embedding.num_embeddings != len(data.vocabulary):
+        raise ValueError(
+            f"{weights} knows {encoder.embedding.num_embeddings} words, the data's vocabulary has "
+            f"{len(data.vocabulary)}; take the captions.pickle the encoder was trained with"
+        )
+    return encoder
 
 
 def damsm_rate(data: CaptionedDataset, pictures: int) -> float:
     """The published schedule after so many pictures: 2e-3, times 0.98 an epoch, not under 2e-4."""
     epoch = pictures // len(data)
     return float(max(2e-4, 2e-3 * 0.98**epoch))
-
-
-def flat_flags(config: Config) -> dict[str, Any]:
-    """All flags by name, as plain values."""
-    flags = dataclasses.asdict(config)
-    flags |= flags.pop("step")
-    return {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
 
 
 def check_same_run(path: Path, state: dict[str, Any], flags: dict[str, Any], vocabulary: list[str]) -> None:
@@ -248,22 +180,16 @@ def train(config: Config) -> None:
         )
         for split in ("train", "test")
     )
-    shape = SSAGANConfig(
-        image_size=config.image_size,
-        ngf=config.ngf,
-        ndf=config.ndf,
-        mask_channels=config.mask_channels,
-        vocab_size=len(data.vocabulary),
-        image_encoder=config.image_encoder,
-    )
-    model = SSAGAN(shape, data.vocabulary)
+    model = SSAGAN(config.model(len(data.vocabulary)), data.vocabulary)
     if config.image_encoder_weights is not None:
         model.image_encoder = official.load_image_encoder(config.image_encoder_weights)
+    if config.text_encoder_weights is not None:
+        model.text_encoder = load_text_encoder(config.text_encoder_weights, data)
     model.to(accelerator.device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    average = averaging(accelerator)
-    pretraining = EncoderStep(model, lr=2e-3, precision=config.step.precision, average_gradients=average)
-    training = SSAGANStep(model, config.step, average_gradients=average)
+    processes = Processes(dist.group.WORLD if accelerator.num_processes > 1 else None)
+    pretraining = EncoderStep(model, lr=2e-3, precision=config.step.precision, processes=processes)
+    training = SSAGANStep(model, config.step, processes=processes)
     config.out.mkdir(parents=True, exist_ok=True)
     checkpoints = config.out / "checkpoints"
     vocabulary, flags = list(data.vocabulary.words), flat_flags(config)
@@ -316,11 +242,11 @@ def train(config: Config) -> None:
     def run(phase: str, start: int, stop: int, take: Callable[[Batch, int], dict[str, Tensor]]) -> None:
         name = "DAMSM pre-training" if phase == "damsm" else "GAN training"
         bar = tqdm(total=stop, initial=start, desc=name, disable=not accelerator.is_main_process, mininterval=1)
-        stream = batches(config, data, start, stop, accelerator)
+        stream = batches(config, data, start, stop, processes, accelerator.device)
         log.restart_clock()
         with bar:
             for step, batch in zip(range(start, stop), stream, strict=True):
-                seed_step(config, phase == "gan", step, accelerator.process_index)
+                seed_step(config, phase == "gan", step)
                 log.add(phase, step, take(batch, step), bar)
                 bar.update()
                 done = step + 1
@@ -338,7 +264,7 @@ def train(config: Config) -> None:
 
     def pretrain(batch: Batch, step: int) -> dict[str, Tensor]:
         for group in pretraining.optimizer.param_groups:
-            group["lr"] = damsm_rate(data, step * config.batch_size * accelerator.num_processes)
+            group["lr"] = damsm_rate(data, step * config.batch_size)
         return pretraining(batch)
 
     if phase == "damsm":
@@ -357,7 +283,7 @@ def train(config: Config) -> None:
 
 def main() -> int:
     try:
-        config = tyro.cli(Config, description=__doc__)
+        config = read_config(sys.argv[1:], __doc__)
         keep_large_blocks()
         return guarded(config)
     except (OSError, ValueError) as error:

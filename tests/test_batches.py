@@ -87,15 +87,13 @@ def test_resuming_at_a_step_is_exact_with_any_number_of_workers(batches, workers
         same(batch, batches[step])
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_ranks_share_the_same_global_batch(world_size):
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+def test_ranks_share_the_same_batch_as_evenly_as_it_goes(world_size):
     whole = BatchDataset(Noise(11), 8, seed=3)
-    ranks = [
-        BatchDataset(Noise(11), 8 // world_size, seed=3, rank=rank, world_size=world_size)
-        for rank in range(world_size)
-    ]
+    ranks = [BatchDataset(Noise(11), 8, seed=3, rank=rank, world_size=world_size) for rank in range(world_size)]
     for step in (0, 1, 6):
         parts = [rank[step] for rank in ranks]
+        assert {len(part["keys"]) for part in parts} <= {8 // world_size, -(-8 // world_size)}
         assert torch.equal(torch.cat([part["image"] for part in parts]), whole[step]["image"])
         for name in ("keys", "captions"):
             assert [item for part in parts for item in part[name]] == whole[step][name]
@@ -111,7 +109,8 @@ def test_seeds_differ_and_a_batch_may_be_larger_than_the_dataset(batches):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"batch_size": 0}, "batch_size is at least 1"),
+        ({"batch_size": 0}, "batch_size is at least world_size = 1"),
+        ({"batch_size": 2, "world_size": 3}, "a sample each, got 2"),
         ({"batch_size": 2, "seed": -1}, "seed is at least 0"),
         ({"batch_size": 2, "rank": 2, "world_size": 2}, "rank 2 of 2"),
         ({"batch_size": 2, "rank": -1}, "rank -1 of 1"),

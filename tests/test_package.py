@@ -57,7 +57,7 @@ PUBLIC = {
         "__version__"
     ),
     "t2ilayers.ops": "masked_affine_norm",
-    "t2ilayers.layers": "DownBlock MaskPredictor MatchingHead SSAConv SemanticAffineBN",
+    "t2ilayers.layers": "ActivatedBatchNorm DownBlock MaskPredictor MatchingHead SSAConv SemanticAffineBN",
     "t2ilayers.encoders": (
         "ConvImageEncoder EmptyCaptionError ImageFeatures InceptionImageEncoder LSTMTextEncoder TextFeatures "
         "UnknownWordError Vocabulary tokenize"
@@ -68,7 +68,7 @@ PUBLIC = {
         "matching_aware_gradient_penalty mismatched_pairs"
     ),
     "t2ilayers.data": (
-        "BACKGROUNDS Batch BatchDataset COCODataset COLOURS CUBDataset CaptionFolder CaptionedDataset "
+        "BACKGROUNDS Batch BatchDataset COCODataset COLOURS CUBDataset CaptionFolder CaptionShards CaptionedDataset "
         "CaptionedShapes DatasetError "
         "ObjectAttributes PLACES SHAPES SIZES Sample SceneAttributes TEXTURES collate "
         "named_attributes open_dataset"
@@ -80,8 +80,8 @@ PUBLIC = {
         "train_attribute_classifier"
     ),
     "t2ilayers.training": (
-        "EMA EncoderStep MetricsLog NonFiniteLossError SSAGANStep StepConfig keep_large_blocks latest_checkpoint "
-        "load_checkpoint save_checkpoint"
+        "EMA EncoderStep MetricsLog NonFiniteLossError Processes SSAGANStep StepConfig keep_large_blocks "
+        "latest_checkpoint load_checkpoint save_checkpoint synchronize_statistics"
     ),
     "t2ilayers.interop.official": (
         "export load_discriminator load_generator load_image_encoder load_text_encoder"

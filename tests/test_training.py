@@ -1,15 +1,8 @@
 """The step, the average, checkpoints and the training script as a user runs it."""
 
-import contextlib
 import json
-import os
 import platform
 import re
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -28,10 +21,10 @@ from t2ilayers.training import (
     load_checkpoint,
     save_checkpoint,
 )
+from training_script import run_script
 
 DATA = CaptionedShapes(64, image_size=32)
 BATCH = BatchDataset(DATA, 8, seed=0)[0]
-SCRIPT = Path(__file__).parents[1] / "examples" / "train_ssagan.py"
 
 
 def make_step(**changes):
@@ -207,22 +200,6 @@ def test_the_allocator_takes_the_advice_where_it_is_glibc():
     assert keep_large_blocks() == (platform.libc_ver()[0] == "glibc")
 
 
-class Unsavable:
-    """Fails half-way through the write, as a full disk does."""
-
-    def __reduce__(self):
-        raise OSError(28, "No space left on device")
-
-
-def test_a_failing_save_costs_nothing(tmp_path):
-    save_checkpoint(tmp_path, 1, {"weight": torch.ones(3)})
-    with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(tmp_path, 2, {"weight": torch.ones(1000), "bad": Unsavable()})
-    assert [p.name for p in tmp_path.iterdir()] == ["step_00000001.pt"]
-    state = load_checkpoint(latest_checkpoint(tmp_path))
-    assert torch.equal(state["weight"], torch.ones(3))
-
-
 def test_old_checkpoints_go_and_torn_ones_are_named(tmp_path):
     for step in (5, 40, 300):
         path = save_checkpoint(tmp_path, step, {})
@@ -234,24 +211,6 @@ def test_old_checkpoints_go_and_torn_ones_are_named(tmp_path):
         load_checkpoint(path)
     with pytest.raises(FileNotFoundError, match="start without --resume"):
         latest_checkpoint(tmp_path / "nowhere")
-
-
-def command(out, *flags):
-    small = "--image-size 32 --ngf 2 --ndf 2 --mask-channels 4 --batch-size 4 --damsm-steps 3 --steps 6"
-    small += " --save-every 2 --sample-every 4 --log-every 1"
-    return [sys.executable, str(SCRIPT), "--out", str(out), *small.split(), *flags]
-
-
-def run_script(out, *flags):
-    return subprocess.run(command(out, *flags), capture_output=True, text=True)
-
-
-def wait_for(run, path):
-    """Until the running script has written ``path``, or has ended, or two minutes are over."""
-    deadline = time.monotonic() + 120
-    while run.poll() is None and not path.exists() and time.monotonic() < deadline:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            run.wait(timeout=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -273,35 +232,6 @@ def test_the_script_writes_what_it_says(whole_run):
     assert list((whole_run / "tensorboard").iterdir())
     model = SSAGAN.from_pretrained(whole_run / "model")
     assert model.generate(["a red circle"], seed=0).images.shape == (1, 3, 32, 32)
-
-
-def test_a_killed_run_resumes_to_identical_weights(whole_run, tmp_path):
-    """Killed (SIGKILL) twice, in each phase, and resumed with another number of loader processes."""
-    for flags, last in ((), "step_00000002.pt"), (("--resume",), "step_00000007.pt"):
-        with subprocess.Popen(
-            command(tmp_path, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as run:
-            wait_for(run, tmp_path / "checkpoints" / last)
-            run.kill()
-    result = run_script(tmp_path, "--resume", "--workers", "1")
-    assert result.returncode == 0, result.stderr
-    ours, theirs = (SSAGAN.from_pretrained(out / "model").state_dict() for out in (tmp_path, whole_run))
-    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
-    assert [row["step"] for row in rows(tmp_path) if row["phase"] == "gan"] == list(range(6))
-
-
-def test_ctrl_c_ends_with_a_checkpoint(tmp_path):
-    run = subprocess.Popen(
-        command(tmp_path, "--steps", "100000"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    wait_for(run, tmp_path / "checkpoints" / "step_00000005.pt")
-    os.kill(run.pid, signal.SIGINT)
-    _, errors = run.communicate()
-    assert run.returncode == 130
-    assert re.search(r"the last good checkpoint is .*step_\d{8}\.pt; the same flags and --resume continue", errors)
-    assert "Traceback" not in errors
-    last = load_checkpoint(latest_checkpoint(tmp_path / "checkpoints"))
-    assert last["phase_step"] == rows(tmp_path)[-1]["step"] + 1
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):

@@ -60,25 +60,26 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 class BatchDataset(Dataset[Batch]):
-    """Endless batches indexed by step: ``batches[step]`` is the whole batch of that step, for any step >= 0.
+    """Endless batches indexed by step: ``batches[step]`` is the batch of that step, for any step >= 0.
 
     Samples come from one stream: the permutation of epoch 0, then that of epoch 1, and so on, where the order
     of epoch ``e`` is ``default_rng((seed, e)).permutation(len(dataset))``. Step ``s`` takes the positions
-    ``[s * B, (s + 1) * B)`` of the stream, ``B = batch_size * world_size``, and rank ``r`` the ``r``-th
-    ``batch_size`` of them; so no sample is left out, no batch is short, and a batch may reach into the next
-    epoch. The randomness of a sample (its caption, its augmentation) comes from the seed and its position.
+    ``[s * B, (s + 1) * B)`` of the stream, ``B = batch_size``; so no sample is left out, no batch is short, and a
+    batch may reach into the next epoch. Rank ``r`` of ``W`` gets the positions from ``r * B // W`` up to
+    ``(r + 1) * B // W`` of a batch: shares differ by one sample at most. The randomness of a sample (its
+    caption, its augmentation) comes from the seed and its position.
 
-    Therefore the same global batch results however many ranks share it, and a run resumed at a step is
-    exactly the run that was not interrupted, with any number of workers::
+    Therefore the whole batch of a step does not depend on how many ranks share it, and a run resumed at a step
+    is exactly the run that was not interrupted, with any number of workers::
 
         DataLoader(batches, batch_size=None, sampler=range(start, stop), num_workers=k)
 
     Args:
         dataset: where the samples come from.
-        batch_size: N, the samples of one rank's batch, >= 1.
+        batch_size: B, the samples of a batch over all ranks, >= ``world_size``.
         seed: of the order and of the samples' randomness, >= 0.
         rank: this process, in ``[0, world_size)``.
-        world_size: number of processes that share a global batch.
+        world_size: W, the number of processes that share a batch.
 
     Raises:
         ValueError: a number outside its range, or an empty dataset.
@@ -87,23 +88,23 @@ class BatchDataset(Dataset[Batch]):
     Example:
         >>> from torch.utils.data import DataLoader
         >>> from t2ilayers.data import CaptionedShapes
-        >>> batches = BatchDataset(CaptionedShapes(100, image_size=32), 8, seed=0)
+        >>> batches = BatchDataset(CaptionedShapes(100, image_size=32), 9, seed=0)
         >>> loader = DataLoader(batches, batch_size=None, sampler=range(40, 42))
         >>> [batch["image"].shape[0] for batch in loader]
-        [8, 8]
-        >>> first, second = (BatchDataset(batches.dataset, 4, seed=0, rank=r, world_size=2) for r in (0, 1))
-        >>> first[40]["keys"] + second[40]["keys"] == batches[40]["keys"]
-        True
+        [9, 9]
+        >>> first, second = (BatchDataset(batches.dataset, 9, seed=0, rank=r, world_size=2) for r in (0, 1))
+        >>> len(first[40]["keys"]), first[40]["keys"] + second[40]["keys"] == batches[40]["keys"]
+        (4, True)
     """
 
     def __init__(
         self, dataset: CaptionedDataset, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1
     ) -> None:
         check_seed(seed)
-        if batch_size < 1:
-            raise ValueError(f"batch_size is at least 1, got {batch_size}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank lies in [0, world_size), got rank {rank} of {world_size}")
+        if batch_size < world_size:
+            raise ValueError(f"batch_size is at least world_size = {world_size}, a sample each, got {batch_size}")
         if len(dataset) == 0:
             raise ValueError("batches come from at least one sample, got an empty dataset")
         self.dataset = dataset
@@ -117,8 +118,9 @@ class BatchDataset(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         if step < 0:
             raise IndexError(f"a step is at least 0, got {step}")
-        start = (step * self.world_size + self.rank) * self.batch_size
-        return collate([self._sample(position) for position in range(start, start + self.batch_size)])
+        first, ranks = step * self.batch_size, (self.rank, self.rank + 1)
+        start, stop = (first + rank * self.batch_size // self.world_size for rank in ranks)
+        return collate([self._sample(position) for position in range(start, stop)])
 
     def _sample(self, position: int) -> Sample:
         epoch, offset = divmod(position, len(self.dataset))

@@ -311,10 +311,10 @@ class _AllReduceSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        return _all_reduce_sum(grad, ctx.group), None
+        return all_reduce_sum(grad, ctx.group), None
 
 
-def _all_reduce_sum(value: Tensor, group: dist.ProcessGroup) -> Tensor:
+def all_reduce_sum(value: Tensor, group: dist.ProcessGroup) -> Tensor:
     total: Tensor = _AllReduceSum.apply(value, group)  # type: ignore[no-untyped-call]
     return total
 
@@ -336,7 +336,7 @@ def merge_over_ranks(
     c = len(mean)
     row = torch.cat([mean.new_tensor([count]), mean, m2])  # (1 + 2C,)
     rank, world = dist.get_rank(group), dist.get_world_size(group)
-    table = _all_reduce_sum(F.pad(row[None], (0, 0, rank, world - 1 - rank)), group)  # (world, 1 + 2C)
+    table = all_reduce_sum(F.pad(row[None], (0, 0, rank, world - 1 - rank)), group)  # (world, 1 + 2C)
     counts, means, m2s = table[:, :1], table[:, 1 : 1 + c], table[:, 1 + c :]
     total = counts.sum()
     divisor = total.clamp(min=1)

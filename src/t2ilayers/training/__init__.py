@@ -4,6 +4,7 @@ from .checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from .ema import EMA
 from .log import MetricsLog, NonFiniteLossError
 from .memory import keep_large_blocks
+from .processes import Processes, synchronize_statistics
 from .step import EncoderStep, SSAGANStep, StepConfig
 
 __all__ = [
@@ -11,10 +12,12 @@ __all__ = [
     "EncoderStep",
     "MetricsLog",
     "NonFiniteLossError",
+    "Processes",
     "SSAGANStep",
     "StepConfig",
     "keep_large_blocks",
     "latest_checkpoint",
     "load_checkpoint",
     "save_checkpoint",
+    "synchronize_statistics",
 ]

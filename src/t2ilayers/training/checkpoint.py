@@ -45,12 +45,17 @@ def save_checkpoint(folder: str | os.PathLike[str], step: int, state: dict[str, 
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        disk = error.__context__
+        if isinstance(error, RuntimeError) and isinstance(disk, OSError):  # torch.save hides it behind its own
+            raise OSError(disk.errno, disk.strerror, str(path)) from error
         raise
     others = [other for other in _checkpoints(folder) if other != path]
     for old in others[: max(0, len(others) - (keep - 1))]:
         old.unlink()
+    for torn in folder.glob("step_????????.tmp"):  # of a save that was killed
+        torn.unlink()
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from ..data import Batch
 from ..losses import (
     damsm_loss,
+    gradient_penalty,
     hinge_discriminator_loss,
     hinge_generator_loss,
     matching_aware_gradient_penalty,
@@ -19,6 +19,7 @@ from ..losses import (
 )
 from ..models import SSAGAN
 from .ema import EMA
+from .processes import Processes, synchronize_statistics
 
 Precision = Literal["fp32", "bf16"]
 
@@ -94,14 +95,6 @@ class StepConfig:
             raise ValueError(f"ema must be in [0, 1), got {self.ema}")
 
 
-def no_averaging(parameters: Iterable[nn.Parameter]) -> None:
-    """Gradients of one process need no averaging.
-
-    Example:
-        >>> no_averaging([])
-    """
-
-
 class EncoderStep:
     r"""DAMSM steps of the text and the image encoder on real pictures: the pre-training, and the joint part.
 
@@ -113,7 +106,7 @@ class EncoderStep:
         betas: Adam's; published (0.5, 0.999) while pre-training.
         gamma1: attention temperature of DAMSM; published 4 while pre-training, 5 in joint training.
         precision: see :class:`StepConfig`.
-        average_gradients: called with the parameters between backward and step; averages over processes.
+        processes: those that share a batch, which then is one that :meth:`Processes.join` returned.
 
     Shapes:
         A batch holds ``image (N, 3, S, S)`` in [-1, 1], ``tokens (N, T)``, ``lengths (N,)``, best on the CPU,
@@ -142,16 +135,16 @@ class EncoderStep:
         betas: tuple[float, float] = (0.5, 0.999),
         gamma1: float = 4.0,
         precision: Precision = "fp32",
-        average_gradients: Callable[[Iterable[nn.Parameter]], None] = no_averaging,
+        processes: Processes | None = None,
     ) -> None:
         self.model = model
         self.image_encoder = _image_encoder(model)
         self.gamma1 = gamma1
         self.precision: Precision = precision
-        self.average_gradients = average_gradients
+        self.processes = Processes() if processes is None else processes
         modules = (model.text_encoder, self.image_encoder)
         self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=lr, betas=betas)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=lr, betas=betas, fused=True)
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Take one step on ``batch`` (on the model's device); the four losses, detached scalars."""
@@ -161,8 +154,8 @@ class EncoderStep:
             text = self.model.text_encoder(batch["tokens"], batch["lengths"])
             image = self.image_encoder(batch["image"])
         losses = damsm_loss(
-            image.regions,
-            image.code,
+            self.processes.gather(image.regions),
+            self.processes.gather(image.code),
             text.words,
             text.sentence,
             batch["lengths"],
@@ -171,7 +164,7 @@ class EncoderStep:
         )
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(losses.total)
-        self.average_gradients(self.parameters)
+        self.processes.average_gradients(self.parameters)
         # AttnGAN clips the recurrent network, whose gradients grow with the caption.
         nn.utils.clip_grad_norm_(self.model.text_encoder.parameters(), 0.25)
         self.optimizer.step()
@@ -186,13 +179,13 @@ class SSAGANStep:
     discriminator detached. Unlike the published code, they come from the encoder *after* its step and without
     dropout, since that is the encoder which sampling will use.
 
-    The three kinds of pairs go through the discriminator in one pass, which is exact because it has no batch
-    statistics. Mismatched pairs never share class or caption (see :func:`~t2ilayers.losses.mismatched_pairs`).
+    Real pictures go through the discriminator once, for matched and mismatched pairs and, in float32, the joint
+    penalty. Mismatched pairs never share class or caption (see :func:`~t2ilayers.losses.mismatched_pairs`).
 
     Args:
         model: an SSAGAN with an image encoder; made to train in place.
         config: see :class:`StepConfig`.
-        average_gradients: see :class:`EncoderStep`.
+        processes: see :class:`EncoderStep`; the generator's batch statistics become theirs.
 
     Shapes:
         A batch with ``image (N, 3, S, S)`` and ``tokens (N, T)``, as in :class:`EncoderStep`.
@@ -221,25 +214,26 @@ class SSAGANStep:
         model: SSAGAN,
         config: StepConfig,
         *,
-        average_gradients: Callable[[Iterable[nn.Parameter]], None] = no_averaging,
+        processes: Processes | None = None,
     ) -> None:
         self.model = model
         self.config = config
         self.image_encoder = _image_encoder(model)
-        self.average_gradients = average_gradients
+        self.processes = Processes() if processes is None else processes
         betas = (0.0, 0.9)
         g, d = model.generator.parameters(), model.discriminator.parameters()
-        self.g_optimizer = torch.optim.Adam(g, lr=config.lr_generator, betas=betas)
-        self.d_optimizer = torch.optim.Adam(d, lr=config.lr_discriminator, betas=betas)
+        self.g_optimizer = torch.optim.Adam(g, lr=config.lr_generator, betas=betas, fused=True)
+        self.d_optimizer = torch.optim.Adam(d, lr=config.lr_discriminator, betas=betas, fused=True)
         self.encoder_step = EncoderStep(
             model,
             lr=config.lr_encoders,
             betas=betas,
             gamma1=5.0,
             precision=config.precision,
-            average_gradients=average_gradients,
+            processes=self.processes,
         )
         self.ema = EMA(model.generator, config.ema)
+        synchronize_statistics(model.generator, self.processes.group)
 
     def __call__(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Take iteration ``step`` (from 0) on ``batch``, on the model's device.
@@ -256,9 +250,9 @@ class SSAGANStep:
         with torch.no_grad(), autocast(images.device, config.precision):
             text = model.text_encoder(batch["tokens"], batch["lengths"])
         sentence = text.sentence.float()
-        z = torch.randn(len(images), model.generator.z_dim, device=images.device)
+        z = torch.randn(len(sentence), model.generator.z_dim, device=images.device)
         with autocast(images.device, config.precision):
-            fake = model.generator(z, sentence).images
+            fake = model.generator(self.processes.own(z), self.processes.own(sentence)).images
         losses |= self._discriminator(batch, sentence, fake.detach(), step)
         losses |= self._generator(batch, sentence, text.words.float(), fake)
         self.ema.update(model.generator, step)
@@ -267,31 +261,40 @@ class SSAGANStep:
     def _discriminator(self, batch: Batch, sentence: Tensor, fake: Tensor, step: int) -> dict[str, Tensor]:
         model, config, images = self.model, self.config, batch["image"]
         wrong_image, wrong_caption = mismatched_pairs(batch["class_ids"], batch["tokens"])
-        n = len(images)
+        # Every picture gets a sentence; its own, left out below, where none of the batch mismatches.
+        partner = torch.arange(len(sentence), device=wrong_image.device).index_copy(0, wrong_image, wrong_caption)
+        own, mismatched = self.processes.own(sentence), self.processes.own(sentence[partner])
+        due = step % config.penalty_every == 0
+        joint = due and config.penalty == "joint"
+        # The joint penalty is one on this pass over the real pictures, unless it runs under autocast.
+        shared = joint and config.precision == "fp32"
+        if shared:
+            images, own = (t.detach().requires_grad_() for t in (images, own))
         with autocast(images.device, config.precision):
-            features = model.discriminator.features(torch.cat([images, fake.to(images.dtype)]))
-            logits = model.discriminator.match(
-                torch.cat([features, features[wrong_image]]),
-                torch.cat([sentence, sentence, sentence[wrong_caption]]),
-            ).float()
-        hinge = hinge_discriminator_loss(logits[:n], logits[n : 2 * n], logits[2 * n :])
+            features, drawn = model.discriminator.features(images), model.discriminator.features(fake)
+            matched = model.discriminator.match(features, own)
+            others = model.discriminator.match(torch.cat([drawn, features]), torch.cat([own, mismatched]))
+        logits = torch.cat([matched, others]).float().view(3, -1).T
+        real, fake, mismatched = self.processes.gather(logits).unbind(1)
+        hinge = hinge_discriminator_loss(real, fake, mismatched[wrong_image])
         losses: dict[str, Tensor] = hinge._asdict()
         total = hinge.total
-        due = step % config.penalty_every == 0
-        if due and config.penalty == "joint":
-            losses["penalty"] = self._penalty(images, sentence)
+        if joint:
+            losses["penalty"] = self._penalty(images, own, matched if shared else None)
             total = total + config.penalty_every * losses["penalty"]
         self._update(self.d_optimizer, total)
         if due and config.penalty == "two-step":
-            losses["penalty"] = self._penalty(images, sentence)
+            losses["penalty"] = self._penalty(images, own)
             self._update(self.d_optimizer, config.penalty_every * losses["penalty"])
         return {f"d_{name}": value.detach() for name, value in losses.items()}
 
-    def _penalty(self, images: Tensor, sentence: Tensor) -> Tensor:
-        weight, power = self.config.penalty_weight, self.config.penalty_power
-        return matching_aware_gradient_penalty(
-            self.model.discriminator, images, sentence, weight=weight, power=power
-        )
+    def _penalty(self, images: Tensor, sentence: Tensor, matched: Tensor | None = None) -> Tensor:
+        settings = {"weight": self.config.penalty_weight, "power": self.config.penalty_power}
+        if matched is None:
+            mean = matching_aware_gradient_penalty(self.model.discriminator, images, sentence, **settings)
+        else:
+            mean = gradient_penalty(matched, (images, sentence), **settings)
+        return self.processes.gather(mean.expand(len(images))).mean()  # over all pictures, however they are shared
 
     def _generator(self, batch: Batch, sentence: Tensor, words: Tensor, fake: Tensor) -> dict[str, Tensor]:
         model, config = self.model, self.config
@@ -300,10 +303,12 @@ class SSAGANStep:
             p.requires_grad_(False)
         try:
             with autocast(fake.device, config.precision):
-                adversarial = hinge_generator_loss(model.discriminator(fake, sentence).float())
+                logits = model.discriminator(fake, self.processes.own(sentence)).float()
                 image = self.image_encoder(fake)
             lengths, class_ids = batch["lengths"], batch["class_ids"]
-            damsm = damsm_loss(image.regions, image.code, words, sentence, lengths, class_ids).total
+            regions, code = self.processes.gather(image.regions), self.processes.gather(image.code)
+            damsm = damsm_loss(regions, code, words, sentence, lengths, class_ids).total
+            adversarial = hinge_generator_loss(self.processes.gather(logits))
             self._update(self.g_optimizer, adversarial + config.damsm_weight * damsm)
         finally:
             for p in judges:
@@ -313,7 +318,7 @@ class SSAGANStep:
     def _update(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        self.average_gradients(optimizer.param_groups[0]["params"])
+        self.processes.average_gradients(optimizer.param_groups[0]["params"])
         optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:

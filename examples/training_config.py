@@ -1,0 +1,120 @@
+"""What train_ssagan.py can be told: the flags, their checks, and files of them such as configs/cub.py."""
+
+import argparse
+import dataclasses
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from t2ilayers import SSAGANConfig
+from t2ilayers.training import StepConfig
+
+
+@dataclasses.dataclass
+class Config:
+    """All flags of ``train_ssagan.py``."""
+
+    config: Path | None = None
+    """A file such as configs/cub.py, whose values take the place of the defaults below; flags override both."""
+    data: str = "shapes"
+    """Drawn shapes ("shapes"), published data ("cub:ROOT", "coco:ROOT"), tar files ("shards:PATTERN"), or a folder
+    of pictures with captions. For anything but shapes, run `python -m t2ilayers.data.validate DATA` first."""
+    out: Path = Path("runs/ssagan")
+    """Where everything is written."""
+    image_size: int = 64
+    """Side of the pictures in px, a power of two; 32, 64 or 128 with the small image encoder."""
+    ngf: int = 32
+    """Base width of the generator."""
+    ndf: int = 32
+    """Base width of the discriminator."""
+    mask_channels: int = 100
+    """Hidden channels of the mask predictors."""
+    batch_size: int = 24
+    """Pictures a step, over all processes."""
+    steps: int = 20_000
+    """GAN iterations."""
+    damsm_steps: int = 2_000
+    """Iterations of DAMSM pre-training before."""
+    step: Annotated[StepConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=StepConfig)
+    image_encoder: Literal["conv", "inception"] = "conv"
+    """A small encoder for 32 to 128 px, or Inception-v3 for larger pictures."""
+    image_encoder_weights: Path | None = None
+    """Published image_encoder*.pth; needed with --image-encoder inception, whose trunk is not trained here."""
+    text_encoder_weights: Path | None = None
+    """Published text_encoder*.pth, trained with the data's vocabulary; with both weights, --damsm-steps 0."""
+    class_field: str = "class_id"
+    """Field of a folder's rows that names a picture's class; pictures of one class are no negatives."""
+    augment: bool = False
+    """Crop and mirror training pictures at random, as published for CUB and COCO; drawn shapes stay as they are.
+    Mirroring contradicts "left" and "right"."""
+    seed: int = 0
+    """Of weights, data order, captions, noise and dropout."""
+    workers: int = 0
+    """Processes that load data; 0 loads in the training process."""
+    log_every: int = 10
+    """Steps between log lines."""
+    sample_every: int = 500
+    """Steps between sample sheets."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+    resume: bool = False
+    """Continue from the newest complete checkpoint in --out, with the flags of the interrupted run."""
+
+    def model(self, vocab_size: int) -> SSAGANConfig:
+        """The sizes of the model."""
+        return SSAGANConfig(
+            image_size=self.image_size,
+            ngf=self.ngf,
+            ndf=self.ndf,
+            mask_channels=self.mask_channels,
+            vocab_size=vocab_size,
+            image_encoder=self.image_encoder,
+        )
+
+    def check(self) -> None:
+        """Refuse what would only show after hours."""
+        for name, least in (
+            ("steps", 1),
+            ("damsm_steps", 0),
+            ("log_every", 1),
+            ("sample_every", 1),
+            ("save_every", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
+        if (self.image_encoder == "inception") != (self.image_encoder_weights is not None):
+            raise ValueError("--image-encoder inception and --image-encoder-weights go together")
+        if self.step.text_encoder == "frozen" and self.damsm_steps == 0 and self.text_encoder_weights is None:
+            raise ValueError("--text-encoder frozen needs --text-encoder-weights, or --damsm-steps to train one")
+
+
+# What may change when a run is resumed; every other flag would make it another run.
+MAY_CHANGE = ("data", "out", "steps", "workers", "log_every", "sample_every", "save_every", "resume",
+              "config", "image_encoder_weights", "text_encoder_weights",
+              "lr_generator", "lr_discriminator", "lr_encoders")  # fmt: skip
+
+
+def flat_flags(config: Config) -> dict[str, Any]:
+    """All flags by name, as plain values."""
+    flags = dataclasses.asdict(config)
+    flags |= flags.pop("step")
+    return {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
+
+
+def read_config(arguments: Sequence[str], description: str | None) -> Config:
+    """The flags of a command line, over the values of its ``--config`` file, over the defaults.
+
+    Raises:
+        ValueError: the file defines no configuration.
+        FileNotFoundError: there is no such file.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    path = first.parse_known_args(arguments)[0].config
+    values = Config() if path is None else runpy.run_path(str(path)).get("config")
+    if not isinstance(values, Config):
+        raise ValueError(f"{path} must define config = Config(...), see configs/cub.py")
+    return tyro.cli(Config, args=arguments, description=description, default=values)
