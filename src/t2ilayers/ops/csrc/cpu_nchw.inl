@@ -193,11 +193,15 @@ struct PlanesForward {
   const Planes planes;
   const Forward& f;
   double* partial;  // (n, c, segments, 2) means and squared deviations
+  Scale<T>* scales;
 
   PlanesForward(const Problem& p, const Forward& f, void* scratch)
-      : planes(p), f(f), partial(static_cast<double*>(scratch)) {}
+      : planes(p), f(f), partial(static_cast<double*>(scratch)),
+        scales(reinterpret_cast<Scale<T>*>(partial + p.n * p.c * planes.segments * 2)) {}
 
-  static int64_t scratch_bytes(const Problem& p) { return p.n * p.c * Planes(p).segments * 16; }
+  static int64_t scratch_bytes(const Problem& p) {
+    return p.n * p.c * Planes(p).segments * 16 + p.statistics() * sizeof(Scale<T>);
+  }
 
   double* partial_of(int64_t n, int64_t c) const { return partial + (n * planes.p.c + c) * planes.segments * 2; }
 
@@ -231,6 +235,7 @@ struct PlanesForward {
         for (int64_t c = first; c < last; ++c) merge(all, n, c);
       f.mean[k] = all.mean;
       f.var[k] = all.count ? all.m2 / all.count : 0;
+      scales[k] = Scale<T>::of(f.mean[k], f.var[k], p.eps);
     });
   }
 
@@ -242,9 +247,10 @@ struct PlanesForward {
       const int64_t count = cells * planes.high, at = cell * planes.high;
       const T* mask = f.mask ? static_cast<const T*>(f.mask) + n * p.out_pixels() + at : work.ones();
       for (int64_t c = c0; c < c1; ++c) {
-        const int64_t row = n * p.c + c, k = statistic(p, n, c);
-        const Row<T> r(f.mean[k], f.var[k], p.eps, static_cast<const T*>(f.gamma)[row],
-                       static_cast<const T*>(f.beta)[row]);
+        const int64_t row = n * p.c + c;
+        const Scale<T>& scale = scales[statistic(p, n, c)];
+        const Row<T> r{scale.high, scale.offset, scale.rstd, static_cast<const T*>(f.gamma)[row],
+                       static_cast<const T*>(f.beta)[row]};
         const S* from = static_cast<const S*>(f.x) + row * p.pixels() + cell * planes.low;
         const T* x = fetch_upsampled(planes, from, cells, work.x(0));
         S* y = static_cast<S*>(f.y) + row * p.out_pixels() + at;
@@ -266,25 +272,28 @@ struct PlanesBackward {
   const Blocks blocks;
   const Backward& b;
   double* partial;   // (n, c, segments, 4): sums of dz, dz xhat, dz m, dz m xhat
+  Scale<T>* scales;
   T* partial_dmask;  // (blocks, n, up h, up w), or dmask itself where one block has all channels
 
   PlanesBackward(const Problem& p, const Backward& b, void* scratch)
       : planes(p), blocks(p), b(b), partial(static_cast<double*>(scratch)),
-        partial_dmask(blocks.per_sample > 1 && b.dmask
-                          ? reinterpret_cast<T*>(partial + p.n * p.c * planes.segments * 4)
-                          : static_cast<T*>(b.dmask)) {}
+        scales(reinterpret_cast<Scale<T>*>(partial + p.n * p.c * planes.segments * 4)),
+        partial_dmask(blocks.per_sample > 1 && b.dmask ? reinterpret_cast<T*>(scales + p.statistics())
+                                                       : static_cast<T*>(b.dmask)) {}
 
   static int64_t scratch_bytes(const Problem& p) {
     const int64_t parts = Blocks(p).per_sample;
-    return p.n * p.c * Planes(p).segments * 32 + (parts > 1 ? parts * p.n * p.out_pixels() * sizeof(T) : 0);
+    return p.n * p.c * Planes(p).segments * 32 + p.statistics() * sizeof(Scale<T>) +
+           (parts > 1 ? parts * p.n * p.out_pixels() * sizeof(T) : 0);
   }
 
   double* partial_of(int64_t n, int64_t c) const { return partial + (n * planes.p.c + c) * planes.segments * 4; }
 
   Row<T> row(int64_t n, int64_t c) const {
-    const int64_t at = n * planes.p.c + c, k = statistic(planes.p, n, c);
-    return Row<T>(b.mean[k], b.var[k], planes.p.eps, static_cast<const T*>(b.gamma)[at],
-                  static_cast<const T*>(b.beta)[at]);
+    const int64_t at = n * planes.p.c + c;
+    const Scale<T>& scale = scales[statistic(planes.p, n, c)];
+    return {scale.high, scale.offset, scale.rstd, static_cast<const T*>(b.gamma)[at],
+            static_cast<const T*>(b.beta)[at]};
   }
 
   const T* mask(Workspace<T>& work, int64_t n, int64_t at) const {
@@ -451,6 +460,7 @@ void planes_statistics(const Problem& p, const void* x, double* mean, double* va
 template <class S, class T>
 void planes_forward(const Problem& p, const Forward& f, void* scratch, Parallel run, int64_t threads) {
   const PlanesForward<S, T> pass(p, f, scratch);
+  if (f.given) fill_scales(p, f.mean, f.var, pass.scales, run);
   two_passes<T>(
       pass.planes, run, threads, f.given,
       [&](auto&&... a) {
@@ -465,6 +475,7 @@ void planes_forward(const Problem& p, const Forward& f, void* scratch, Parallel 
 template <class S, class T>
 void planes_backward(const Problem& p, const Backward& b, void* scratch, Parallel run, int64_t threads) {
   const PlanesBackward<S, T> pass(p, b, scratch);
+  fill_scales(p, b.mean, b.var, pass.scales, run);
   two_passes<T>(
       pass.planes, run, threads, b.constant || !b.reduce,
       [&](auto&&... a) {

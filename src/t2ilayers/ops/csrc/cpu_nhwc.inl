@@ -84,10 +84,10 @@ struct Table {
     for (int64_t n = 0; n < samples(); ++n)
       for (int64_t c = 0; c < p.c; ++c) {
         const int64_t k = statistic(p, n, c);
-        const Row<T> r(mean[k], var[k], p.eps, 0, 0);
-        *at(0, n, c) = r.high;
-        *at(1, n, c) = r.offset;
-        *at(2, n, c) = r.rstd;
+        const Scale<T> scale = Scale<T>::of(mean[k], var[k], p.eps);
+        *at(0, n, c) = scale.high;
+        *at(1, n, c) = scale.offset;
+        *at(2, n, c) = scale.rstd;
       }
   }
 

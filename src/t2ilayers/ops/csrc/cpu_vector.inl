@@ -178,18 +178,22 @@ T2ILAYERS_INLINE int64_t statistic(const Problem& p, int64_t n, int64_t c) {
   return p.groups ? n * p.groups + c / (p.c / p.groups) : c;
 }
 
-// What a row (one sample's channel) brings to the formulas. The mean is split in two because a float cannot hold
-// one that is 10^4 standard deviations from zero: xhat = ((x - high) - low) rstd.
+// A statistic as the formulas take it. The mean is split in two because a float cannot hold one that is 10^4
+// standard deviations from zero: xhat = ((x - high) - low) rstd, with offset = -low rstd.
+template <class T>
+struct Scale {
+  T high, offset, rstd;
+  static Scale of(double mean, double var, double eps) {
+    const double r = 1 / __builtin_sqrt(var + eps);
+    const T high = T(mean);
+    return {high, T((double(high) - mean) * r), T(r)};
+  }
+};
+
+// What a row (one sample's channel) brings to the formulas.
 template <class T>
 struct Row {
-  T high, offset, rstd, gamma, beta;  // offset = -low rstd
-  Row() = default;
-  Row(double mean, double var, double eps, T gamma, T beta)
-      : high(T(mean)), offset(0), rstd(0), gamma(gamma), beta(beta) {
-    const double r = 1 / __builtin_sqrt(var + eps);
-    rstd = T(r);
-    offset = T((double(high) - mean) * r);
-  }
+  T high, offset, rstd, gamma, beta;
 };
 
 template <class T>
@@ -238,6 +242,16 @@ void parallel(Parallel run, int64_t tasks, const Body& body) {
   if (tasks == 0) return;
   run(tasks, [](int64_t begin, int64_t end, void* context) { (*static_cast<const Body*>(context))(begin, end); },
       const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+// The scales of all statistics, computed once: a square root and a division for each row would show on small maps.
+template <class T>
+void fill_scales(const Problem& p, const double* mean, const double* var, Scale<T>* scales, Parallel run) {
+  constexpr int64_t some = 256;
+  parallel(run, ceil_div(p.statistics(), some), [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin * some; k < smaller(p.statistics(), end * some); ++k)
+      scales[k] = Scale<T>::of(mean[k], var[k], p.eps);
+  });
 }
 
 // A thread's working memory, aligned for vectors.
