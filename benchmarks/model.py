@@ -1,4 +1,4 @@
-"""The whole SSA-GAN: sampling, the generator's forward and backward, and the training iteration, beside plain PyTorch.
+"""The whole SSA-GAN beside plain PyTorch: sampling, the generator's forward and backward, the training iteration.
 
 Both models hold the same weights, and this script refuses to compare two that draw different pictures. Peers take
 turns in one process, the allocator keeping large blocks for both; `--as-users-run` times the plain iteration in a
@@ -158,7 +158,7 @@ def measure(
 
 
 def as_users_run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The iteration of each in a process of its own: the plain one without, ours with its call to the allocator."""
+    """The iteration of each in a process of its own, of which only ours asks the allocator to keep blocks."""
     found: dict[str, Any] = {}
     for name in ("t2ilayers", "plain"):
         command = [sys.executable, __file__, "--only", name, "--rounds", str(arguments.rounds), "--size",
@@ -206,7 +206,7 @@ def main() -> None:
                     *product((32, 64, 128, 256), (4,), (32,)),
                     *product((64,), (1, 4, 16), (32,)),
                     *product((64,), (4,), (16, 32, 64)),
-                ]  # fmt: skip
+                ]
             )
         ]
     path = write(arguments.out or f"model_{arguments.device}", record)

@@ -68,8 +68,8 @@ PUBLIC = {
         "matching_aware_gradient_penalty mismatched_pairs"
     ),
     "t2ilayers.data": (
-        "BACKGROUNDS Batch BatchDataset COCODataset COLOURS CUBDataset CaptionFolder CaptionShards CaptionedDataset "
-        "CaptionedShapes DatasetError "
+        "BACKGROUNDS Batch BatchDataset COCODataset COLOURS CUBDataset CaptionFolder CaptionShards "
+        "CaptionedDataset CaptionedShapes DatasetError "
         "ObjectAttributes PLACES SHAPES SIZES Sample SceneAttributes TEXTURES collate "
         "named_attributes open_dataset"
     ),
