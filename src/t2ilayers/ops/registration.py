@@ -48,7 +48,9 @@ def normalize(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``(y, mean, var)`` by the native kernels; mean and biased variance are ``(C,)`` or ``(N * groups,)``."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    result: tuple[Tensor, Tensor, Tensor] = _OPS.masked_affine_norm_forward(
+    # Torch's wrapper of a registered gradient costs as much as a small map. It is for graphs that are traced.
+    call: Any = _OPS.masked_affine_norm_forward.default if torch.compiler.is_compiling() else _Eager.apply
+    result: tuple[Tensor, Tensor, Tensor] = call(
         x,
         _parameter(gamma, dtype),
         _parameter(beta, dtype),
@@ -186,9 +188,13 @@ def _forward_gradient(ctx: Any, dy: _Optional, *_: Any) -> tuple[Any, ...]:
     x, gamma, beta, mask, mean, var = ctx.saved_tensors
     need_dx, need_dgamma, need_dbeta, need_dmask = ctx.needs_input_grad[:4]
     needs = need_dx, need_dgamma or need_dbeta, need_dmask
-    dx, dgamma, dbeta, dmask = _OPS.masked_affine_norm_backward(
-        dy, x, gamma, beta, mask, mean, var, *ctx.options, ctx.constant, *needs
-    )
+    backward = _OPS.masked_affine_norm_backward.default
+    tensors = dy, x, gamma, beta, mask, mean, var
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        dx, dgamma, dbeta, dmask = backward(*tensors, *ctx.options, ctx.constant, *needs)
+    else:  # nobody asks for a second order
+        with torch._C._AutoDispatchBelowAutograd():
+            dx, dgamma, dbeta, dmask = backward(*tensors, *ctx.options, ctx.constant, *needs)
     return (
         dx if need_dx else None,
         dgamma if need_dgamma else None,
@@ -196,6 +202,19 @@ def _forward_gradient(ctx: Any, dy: _Optional, *_: Any) -> tuple[Any, ...]:
         dmask if need_dmask else None,
         *nothing[4:],
     )
+
+
+class _Eager(torch.autograd.Function):
+    """The forward op with its registered gradient, without torch's wrapper of it."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        with torch._C._AutoDispatchBelowAutograd():
+            result: tuple[Tensor, Tensor, Tensor] = _OPS.masked_affine_norm_forward.default(*arguments)
+        return result
+
+    setup_context = staticmethod(_save_forward)
+    backward = staticmethod(_forward_gradient)
 
 
 # Second order: composed of ordinary operations.

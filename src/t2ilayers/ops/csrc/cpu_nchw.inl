@@ -383,50 +383,49 @@ struct PlanesBackward {
         const Vec<T> k1 = splat<T>(b.constant ? T(0) : T(b.sums[k] * scale));
         const Vec<T> k2 = splat<T>(b.constant ? T(0) : T(b.sums[p.statistics() + k] * scale));
         const S* low = static_cast<const S*>(b.x) + at_row * p.pixels() + cell * planes.low;
-        const T* x = fetch_upsampled(planes, low, cells, work.x(0));
+        const T* x = fetch(low, low_count, work.x(0));
         const T* dy = fetch(static_cast<const S*>(b.dy) + at_row * p.out_pixels() + at, count, work.dy(0));
         S* dx = static_cast<S*>(b.dx) + at_row * p.pixels() + cell * planes.low;
         T* to = in_place(dx, work.out());
         auto finished = [&](Vec<T> dxhat, Vec<T> xhat) T2ILAYERS_LAMBDA {
           return rstd * fma<T>(-xhat, k2, dxhat - k1);
         };
-        auto dxhat = [&](const Affine<T>& v, Vec<T> mv, Vec<T> dyv) T2ILAYERS_LAMBDA {
-          return activate<T>(v.z, dyv, slope) * fma<T>(gamma, mv, one);
+        auto dxhat = [&](Vec<T> z, Vec<T> mv, Vec<T> dyv) T2ILAYERS_LAMBDA {
+          return activate<T>(z, dyv, slope) * fma<T>(gamma, mv, one);
         };
         if (p.up == 1) {
           for_vectors<T>(count, [&](int64_t i, int64_t some) T2ILAYERS_LAMBDA {
             const Vec<T> mv = load(m + i, some);
             const Affine<T> v = affine<T>(load(x + i, some), mv, r);
-            put(to + i, finished(dxhat(v, mv, load(dy + i, some)), v.xhat), some, stream);
+            put(to + i, finished(dxhat(v.z, mv, load(dy + i, some)), v.xhat), some, stream);
           });
         } else {
-          T* wide = work.x(1);
-          for_vectors<T>(count, [&](int64_t i, int64_t some) T2ILAYERS_LAMBDA {
-            const Vec<T> mv = load(m + i, some);
-            store(wide + i, dxhat(affine<T>(load(x + i, some), mv, r), mv, load(dy + i, some)), some);
-          });
-          add_copies(wide, cells, to);
-          const T* narrow_x = fetch(low, low_count, work.x(2));
-          for_vectors<T>(low_count, [&](int64_t i, int64_t some) T2ILAYERS_LAMBDA {
-            const Vec<T> xhat = affine<T>(load(narrow_x + i, some), Vec<T>{}, r).xhat;
-            store(to + i, finished(load(to + i, some), xhat), some);
-          });
+          for (int64_t line = 0; line < cells; ++line)
+            for_vectors<T>(p.w, [&](int64_t i, int64_t some) T2ILAYERS_LAMBDA {
+              // The copies of these pixels are two vectors in each of two adjacent lines, all of one xhat and shift.
+              const Affine<T> v = affine<T>(load(x + line * p.w + i, some), Vec<T>{}, r);
+              const int64_t first = smaller(2 * some, kLanes<T>), second = 2 * some - first;
+              auto half = [&](auto from, int64_t offset, int64_t part) T2ILAYERS_LAMBDA {
+                const Vec<T> xhat = twice<T, decltype(from)::value>(v.xhat, AllLanes<T>{});
+                const Vec<T> shift = twice<T, decltype(from)::value>(v.shift, AllLanes<T>{});
+                Vec<T> total{};
+                for (int64_t below = 0; below < 2; ++below) {
+                  const int64_t j = (2 * line + below) * 2 * p.w + 2 * i + offset;
+                  const Vec<T> mv = load(m + j, part);
+                  total += dxhat(fma<T>(mv, shift, xhat), mv, load(dy + j, part));
+                }
+                return total;
+              };
+              const Vec<T> left = half(Constant<0>{}, 0, first);
+              const Vec<T> right = second ? half(Constant<kLanes<T> / 2>{}, kLanes<T>, second) : Vec<T>{};
+              const Vec<T> total = sum_pairs<T>(left, right, AllLanes<T>{});
+              store(to + line * p.w + i, finished(total, v.xhat), some);
+            });
         }
         write_back(to, dx, low_count);
       }
     });
     fence(stream);
-  }
-
-  // The four copies of each pixel of x lie in pairs in two adjacent rows.
-  void add_copies(const T* wide, int64_t cells, T* to) const {
-    const int64_t w = planes.p.w;
-    for (int64_t row = 0; row < cells; ++row) {
-      const T *upper = wide + row * 4 * w, *lower = upper + 2 * w;
-      T* out = to + row * w;
-      for (int64_t i = 0; i < w; ++i)
-        out[i] = (upper[2 * i] + upper[2 * i + 1]) + (lower[2 * i] + lower[2 * i + 1]);
-    }
   }
 
   void finish_dmask(Parallel run) const {

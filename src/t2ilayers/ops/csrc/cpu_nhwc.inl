@@ -108,11 +108,6 @@ struct Table {
   }
 };
 
-template <int N>
-struct Constant {
-  static constexpr int value = N;
-};
-
 // body(vectors, first channel, whether they are whole): full groups, then single vectors, then what is left.
 template <class T, class Body>
 T2ILAYERS_INLINE void for_groups(int64_t channels, Body body) {

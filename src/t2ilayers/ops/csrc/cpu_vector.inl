@@ -101,6 +101,37 @@ T2ILAYERS_INLINE T sum(typename VectorOf<T, Bytes>::type v) {
   }
 }
 
+template <int N>
+struct Constant {
+  static constexpr int value = N;
+};
+
+// Lane indices as a parameter pack, so that compilers see permutations of constants.
+template <int... I>
+struct Lanes {};
+template <int N, int... I>
+struct LanesUpTo : LanesUpTo<N - 1, N - 1, I...> {};
+template <int... I>
+struct LanesUpTo<0, I...> {
+  typedef Lanes<I...> type;
+};
+template <class T>
+using AllLanes = typename LanesUpTo<kLanes<T>>::type;
+
+// Every lane twice: the first or, with From half of the lanes, the second half of the result.
+template <class T, int From, int... I>
+T2ILAYERS_INLINE Vec<T> twice(Vec<T> v, Lanes<I...>) {
+  return Vec<T>{v[From + I / 2]...};
+}
+// Sums of neighbouring lanes of a, then of b.
+template <class T, int... I>
+T2ILAYERS_INLINE Vec<T> sum_pairs(Vec<T> a, Vec<T> b, Lanes<I...>) {
+  constexpr int L = kLanes<T>;
+  const Vec<T> even{(2 * I < L ? a[2 * I % L] : b[2 * I % L])...};
+  const Vec<T> odd{(2 * I < L ? a[(2 * I + 1) % L] : b[(2 * I + 1) % L])...};
+  return even + odd;
+}
+
 // step(i, count) over [0, length): whole vectors with count a constant, then the rest.
 template <class T, class Step>
 T2ILAYERS_INLINE void for_vectors(int64_t length, Step step) {
