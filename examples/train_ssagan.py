@@ -127,6 +127,21 @@ def load_text_encoder(weights: Path, data: CaptionedDataset) -> LSTMTextEncoder:
     return encoder
 
 
+def start_from(folder: Path, model: SSAGAN) -> None:
+    """Take both encoders from what pretrain_damsm.py wrote, refused where they were made for something else."""
+    given = SSAGAN.from_pretrained(folder)
+    if given.vocabulary is None or model.vocabulary is None or given.vocabulary.words != model.vocabulary.words:
+        raise ValueError(f"{folder} was trained with another vocabulary than that of the data")
+    theirs, ours = given.config, model.config
+    same_size = ours.image_encoder != "conv" or theirs.image_size == ours.image_size
+    if theirs.image_encoder != ours.image_encoder or not same_size:
+        raise ValueError(
+            f"{folder} holds a {theirs.image_encoder} image encoder for {theirs.image_size} px, this run needs a "
+            f"{ours.image_encoder} one for {ours.image_size} px; see --image-encoder and --image-size"
+        )
+    model.text_encoder, model.image_encoder = given.text_encoder.train(), given.image_encoder
+
+
 def damsm_rate(data: CaptionedDataset, pictures: int) -> float:
     """The published schedule after so many pictures: 2e-3, times 0.98 an epoch, not under 2e-4."""
     epoch = pictures // len(data)
@@ -185,6 +200,8 @@ def train(config: Config) -> None:
         model.image_encoder = official.load_image_encoder(config.image_encoder_weights)
     if config.text_encoder_weights is not None:
         model.text_encoder = load_text_encoder(config.text_encoder_weights, data)
+    if config.encoders is not None:
+        start_from(config.encoders, model)
     model.to(accelerator.device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     processes = Processes(dist.group.WORLD if accelerator.num_processes > 1 else None)

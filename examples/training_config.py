@@ -45,6 +45,8 @@ class Config:
     """Published image_encoder*.pth; needed with --image-encoder inception, whose trunk is not trained here."""
     text_encoder_weights: Path | None = None
     """Published text_encoder*.pth, trained with the data's vocabulary; with both weights, --damsm-steps 0."""
+    encoders: Path | None = None
+    """Folder encoders/ that pretrain_damsm.py wrote for this data: both encoders start from it."""
     class_field: str = "class_id"
     """Field of a folder's rows that names a picture's class; pictures of one class are no negatives."""
     augment: bool = False
@@ -85,15 +87,25 @@ class Config:
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
+        files = (self.image_encoder_weights, self.text_encoder_weights)
+        if self.encoders is not None:
+            if files != (None, None):
+                raise ValueError("--encoders holds both encoders; leave --image-encoder-weights and "
+                                 "--text-encoder-weights out")  # fmt: skip
+            return
         if (self.image_encoder == "inception") != (self.image_encoder_weights is not None):
-            raise ValueError("--image-encoder inception and --image-encoder-weights go together")
+            raise ValueError(
+                "--image-encoder inception needs --image-encoder-weights or --encoders, and conv neither"
+            )
         if self.step.text_encoder == "frozen" and self.damsm_steps == 0 and self.text_encoder_weights is None:
-            raise ValueError("--text-encoder frozen needs --text-encoder-weights, or --damsm-steps to train one")
+            raise ValueError(
+                "--text-encoder frozen needs --text-encoder-weights or --encoders, or --damsm-steps to train one"
+            )
 
 
 # What may change when a run is resumed; every other flag would make it another run.
 MAY_CHANGE = ("data", "out", "steps", "workers", "log_every", "sample_every", "save_every", "resume",
-              "config", "image_encoder_weights", "text_encoder_weights",
+              "config", "image_encoder_weights", "text_encoder_weights", "encoders",
               "lr_generator", "lr_discriminator", "lr_encoders")  # fmt: skip
 
 

@@ -177,3 +177,24 @@ def test_a_diverging_run_stops_and_leaves_no_checkpoint(run, tmp_path, capsys):
     assert run(tmp_path, *SMALL, "--epochs", "9", "--lr", "1e30") == 1
     assert "training stopped, there is no checkpoint yet" in capsys.readouterr().err
     assert not (tmp_path / "encoders").exists()
+
+
+def test_gan_training_starts_from_the_encoders_that_were_left(run, tmp_path, shards, capsys, monkeypatch):
+    assert run(tmp_path / "damsm", *SMALL, "--epochs", "1") == 0
+    import train_ssagan
+
+    def train(out, *flags):
+        command = ["train_ssagan.py", "--data", f"shards:{shards}", "--out", str(out), "--damsm-steps", "0"]
+        command += ["--steps", "1", "--ngf", "4", "--ndf", "4", "--batch-size", "4", "--text-encoder", "frozen"]
+        monkeypatch.setattr(sys, "argv", [*command, "--encoders", str(tmp_path / "damsm" / "encoders"), *flags])
+        return train_ssagan.main()
+
+    assert train(tmp_path / "gan", "--image-size", "32") == 0
+    given = SSAGAN.from_pretrained(tmp_path / "damsm" / "encoders")
+    trained = SSAGAN.from_pretrained(tmp_path / "gan" / "model")
+    for name in ("text_encoder", "image_encoder"):
+        for a, b in zip(getattr(given, name).parameters(), getattr(trained, name).parameters(), strict=True):
+            assert torch.equal(a, b)
+    capsys.readouterr()
+    assert train(tmp_path / "other", "--image-size", "64") == 2
+    assert "holds a conv image encoder for 32 px, this run needs a conv one for 64 px" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from t2ilayers.data import BatchDataset, CaptionFolder, CaptionShards, DatasetError, open_dataset
+from t2ilayers.data import BatchDataset, CaptionFolder, CaptionShards, DatasetError, open_dataset, validate
 from t2ilayers.data.shards import expand
 from t2ilayers.encoders import Vocabulary
 
@@ -227,6 +227,14 @@ def test_other_files_are_no_shards(tmp_path):
     assert "train-1.tar: torn, or no uncompressed tar" in said
     assert "train-2.tar: no captioned picture" in said
     assert "train-3.tar: cannot be read (No such file or directory)" in said
+
+
+def test_the_validator_decodes_the_pictures_of_shards(birds, capsys):
+    assert validate.main([f"shards:{birds}"]) == 0
+    assert "train: 7 pictures, 14 captions" in capsys.readouterr().out
+    write_shard(birds / "val-01.tar", ("10.png", png(1)[:60]), ("10.txt", b"bird number 1"))
+    assert validate.main([f"shards:{birds}"]) == 1
+    assert "10.png" in capsys.readouterr().out
 
 
 def test_all_problems_of_all_shards_are_said_at_once(birds):

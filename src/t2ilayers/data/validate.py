@@ -24,9 +24,10 @@ import torch
 from .coco import list_coco
 from .cub import list_cub
 from .family import CAPTION_PICKLES
-from .folder import CaptionFolder
 from .listing import DatasetError
+from .opening import open_dataset
 from .published import Picture, read_listed
+from .shards import CaptionShards
 
 _PUBLISHED = {"cub": (list_cub, 10), "coco": (list_coco, 5)}
 
@@ -64,29 +65,38 @@ def check_published(kind: str, root: str, split: str, captions_per_image: int | 
     return SplitReport(problems, len(listing.pictures), captions, words)
 
 
-def check_folder(root: str, split: str, captions_per_image: int | None) -> SplitReport:
-    """Check a split of a ``CaptionFolder``, all of whose pictures it decodes.
+def check_own(data: str, split: str, captions_per_image: int | None, decode: bool) -> SplitReport:
+    """Check a split of a ``CaptionFolder``, all of whose pictures it decodes, or of ``shards:PATTERN``.
 
     Raises:
-        NotADirectoryError: ``root`` is no folder.
+        NotADirectoryError: ``data`` is no folder.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     check_folder(folder, "train", None).problems
+        ...     check_own(folder, "train", None, True).problems
         ['no captions.jsonl, metadata.jsonl or metadata.csv, and no picture; is this the right folder?']
     """
     try:
-        dataset = CaptionFolder(root, split="train" if split == "train" else "test")
+        spec = data if data.startswith("shards:") else Path(data)  # drawn shapes need no check
+        dataset = open_dataset(spec, "train" if split == "train" else "test")
     except DatasetError as error:
         return SplitReport(list(error.problems))
-    counts = {dataset.key(n): len(dataset.captions(n)) for n in range(len(dataset))}
-    problems = [
-        f"{key!r}: {count} captions with a word, must be at least {captions_per_image}"
-        for key, count in counts.items()
-        if captions_per_image is not None and count < captions_per_image
-    ]
-    return SplitReport(problems, len(counts), sum(counts.values()), len(dataset.vocabulary))
+    problems = []
+    captions = 0
+    for n in range(len(dataset)):
+        count = len(dataset.captions(n))
+        captions += count
+        if captions_per_image is not None and count < captions_per_image:
+            problems.append(
+                f"{dataset.key(n)!r}: {count} captions with a word, must be at least {captions_per_image}"
+            )
+        if decode and isinstance(dataset, CaptionShards):  # a folder's pictures were decoded when it was opened
+            try:
+                dataset.image(n, None)
+            except DatasetError as error:
+                problems += error.problems
+    return SplitReport(problems, len(dataset), captions, len(dataset.vocabulary))
 
 
 def check_encoder(path: Path, words: int) -> list[str]:
@@ -131,10 +141,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         1
     """
     parser = argparse.ArgumentParser("python -m t2ilayers.data.validate", description=__doc__.split("\n")[0])
-    parser.add_argument("data", help="cub:ROOT, coco:ROOT (either layout), or a folder of one's own")
+    parser.add_argument(
+        "data", help="cub:ROOT, coco:ROOT (either layout), shards:PATTERN, or a folder of one's own"
+    )
     parser.add_argument("--text-encoder", type=Path, metavar="FILE", help="published text encoder to go with it")
     parser.add_argument("--captions-per-image", type=int, metavar="N", help="default: 10 for cub, 5 for coco")
-    parser.add_argument("--no-decode", action="store_true", help="leave out decoding the pictures of cub and coco")
+    parser.add_argument(
+        "--no-decode", action="store_true", help="leave out decoding pictures, of all but a folder"
+    )
     options = parser.parse_args(arguments)
     if options.captions_per_image is not None and options.captions_per_image < 1:
         parser.error(f"--captions-per-image is at least 1, got {options.captions_per_image}")
@@ -163,7 +177,7 @@ def _check(data: str, captions_per_image: int | None, decode: bool, text_encoder
         if published:
             report = check_published(kind, root, split, captions_per_image, decode)
         else:
-            report = check_folder(data, split, captions_per_image)
+            report = check_own(data, split, captions_per_image, decode)
         tell(split, report.problems)
         print(f"{split}: {report.pictures} pictures, {report.captions} captions, {report.words} words")
         words = max(words, report.words)
