@@ -54,6 +54,7 @@ class Peers:
                     parameter.fill_(0.3)
                 elif ".2.weight" in name and ("gamma" in name or "beta" in name):
                     parameter.normal_(std=0.02)
+        self.ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the scripts do
         self.generator = plain.Generator(size, width).to(device)
         self.discriminator = plain.Discriminator(size, width).to(device)
         self.generator.load_state_dict(official.export(self.ours.generator))

@@ -55,18 +55,22 @@ class Arguments:
     """"shapes", "cub:ROOT", "coco:ROOT", or a folder of captioned pictures."""
     samples: int | None = None
     """Pictures to generate for each measure, in passes over the split with one caption a picture and pass; by
-    default one for each real picture, up to 1000. Published numbers are of about 30000."""
+    default one for each real picture, up to 1000. At least 1; published numbers are of about 30000."""
     seed: int = 0
-    """Of the noise, the drawn scenes, the choice of captions, the candidates and the classifier."""
+    """Of the noise, the drawn scenes, the choice of captions, the candidates and the classifier; at least 0."""
     truncation: float | None = None
-    """Cut the noise to [-TRUNCATION, TRUNCATION]."""
+    """Cut the noise to [-TRUNCATION, TRUNCATION], above 0, typically 0.5 to 2."""
     captions_split: Literal["train", "test"] = "test"
     """Split that captions and real pictures come from."""
     class_field: str = "class_id"
     """Field of a folder's rows that names a picture's class: candidate captions are of other classes."""
     classifier_steps: int = 800
-    """Training of the classifier that judges drawn shapes; fewer are quicker and judge worse."""
+    """Training of the classifier that judges drawn shapes, in steps, at least 1; fewer are quicker and judge
+    worse."""
     inception: Annotated[InceptionArguments, tyro.conf.arg(name="")] = field(default_factory=InceptionArguments)
+    judge: Path | None = None
+    """Model folder whose encoders judge R-precision, to compare models by one judge. By default the model's own,
+    which it was trained against."""
     clip: Path | None = None
     """Folder of a CLIP of transformers, to compute R-precision with as well."""
     out: Path | None = None
@@ -95,7 +99,14 @@ def evaluate(arguments: Arguments) -> None:
     judges = open_judges(arguments.inception, device)
     clip = None if arguments.clip is None else CLIPEncoder(arguments.clip, device)
     model = SSAGAN.from_pretrained(arguments.model)
+    judge = model if arguments.judge is None else SSAGAN.from_pretrained(arguments.judge)
+    if judge.config.image_size != model.config.image_size:
+        raise ValueError(
+            f"a judge sees pictures of the model's size, {model.config.image_size} px; {arguments.judge} is for "
+            f"{judge.config.image_size} px"
+        )
     model.to(device)
+    judge.to(device)
     size, split, seed = model.config.image_size, arguments.captions_split, arguments.seed
     dataset = open_dataset(arguments.data, split, image_size=size, seed=seed, class_field=arguments.class_field)
     samples = arguments.samples or min(len(dataset), 1000)
@@ -127,12 +138,12 @@ def evaluate(arguments: Arguments) -> None:
         results["inception"] = measure_inception(judges, pictures, len(dataset))
     else:
         results["inception"] = {"skipped": "there are no --inception-weights"}
-    if model.image_encoder is None:
+    if judge.image_encoder is None:
         results["r_precision"] = {"skipped": "the model has no image encoder"}
     else:
-        encoder = model.image_encoder
-        results["r_precision"] = measure_r_precision(
-            model, dataset, samples, arguments, lambda images: encoder(images).code, model.encode
+        encoder = judge.image_encoder
+        results["r_precision"] = {"judge": str(arguments.judge or arguments.model)} | measure_r_precision(
+            model, dataset, samples, arguments, lambda images: encoder(images).code, judge.encode
         )
     if clip is not None:
         results["r_precision_clip"] = {

@@ -28,9 +28,10 @@ class Arguments:
     captions: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CAPTION ...")]
     """Sentences, each in quotes, of words that the model knows."""
     seed: int = 0
-    """Of the noise."""
+    """Of the noise, at least 0 and below 2^63."""
     truncation: float | None = None
-    """Cut the noise to [-truncation, truncation]: smaller is more typical and less varied."""
+    """Cut the noise to [-truncation, truncation], above 0, typically 0.5 to 2: smaller is more typical and less
+    varied."""
     out: Path = Path("samples")
     """Folder for the pictures."""
     grid: bool = False
@@ -42,6 +43,8 @@ class Arguments:
 def draw(arguments: Arguments) -> None:
     if not arguments.captions:
         raise ValueError('captions must be at least one sentence, got none; try "a red circle"')
+    if not 0 <= arguments.seed < 2**63:
+        raise ValueError(f"--seed must be in [0, 2^63), got {arguments.seed}")
     captions = arguments.captions
     model = SSAGAN.from_pretrained(arguments.model)
     images, masks = model.generate(captions, seed=arguments.seed, truncation=arguments.truncation)

@@ -58,18 +58,19 @@ class Config:
     image_encoder: Literal["conv", "inception"] = "conv"
     """A small encoder for 32 to 128 px, or Inception-v3 with learned projections, as published."""
     image_size: int | None = None
-    """Side of the pictures in px; by default 64, or 299 with Inception."""
+    """Side of the pictures in px: 32, 64 or 128 with the small encoder, at least 75 with Inception; by default 64,
+    or 299 with Inception."""
     inception_weights: Path | None = None
     """ImageNet weights of Inception-v3: torchvision's file, with which the encoders were published, or
     pytorch-fid's port of TensorFlow's, whose pooling they do not have."""
     inception_sha256: str | None = None
     """SHA-256 of that file; the published ones need none."""
     epochs: int = 600
-    """Passes over the training pictures."""
+    """Passes over the training pictures, at least 1."""
     batch_size: int = 48
-    """Pictures a step; the others of a batch are what a picture is told apart from."""
+    """Pictures a step, at least 1; the others of a batch are what a picture is told apart from."""
     lr: float = 2e-3
-    """Adam's rate at the start. It falls by 2 % an epoch, not below 2e-4."""
+    """Adam's rate at the start, at least 2e-4, below which it never falls; it does by 2 % an epoch."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the encoders under autocast."""
     class_field: str = "class_id"
@@ -77,17 +78,17 @@ class Config:
     augment: bool = False
     """Crop and mirror training pictures at random, as published. Mirroring contradicts "left" and "right"."""
     candidates: int = 100
-    """Captions that a held-out picture finds its own among, for R-precision."""
+    """Captions that a held-out picture finds its own among, for R-precision; at least 2."""
     seed: int = 0
-    """Of weights, data order, captions, dropout and candidates."""
+    """Of weights, data order, captions, dropout and candidates; at least 0."""
     workers: int = 0
-    """Processes that load data; 0 loads in the training process."""
+    """Processes that load data, at least 0; 0 loads in the training process."""
     log_every: int = 10
-    """Steps between log lines."""
+    """Steps between log lines, at least 1."""
     measure_every: int = 500
-    """Steps between measurements of retrieval."""
+    """Steps between measurements of retrieval, at least 1."""
     save_every: int = 500
-    """Steps between checkpoints."""
+    """Steps between checkpoints, at least 1."""
     resume: bool = False
     """Continue from the newest complete checkpoint in --out, with the flags of the interrupted run."""
 

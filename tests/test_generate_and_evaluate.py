@@ -146,6 +146,13 @@ def test_evaluate_r_precision_of_a_folder(tmp_path):
     score = results["r_precision"]
     assert score["chance"] == 0.01
     assert all(0 <= score[name]["mean"] <= 0.1 for name in ("generated", "real"))  # random weights
+    assert score["judge"] == str(model)
+    other = save_model(tmp_path / "other", 32, "conv")
+    result = run("evaluate", other, "--data", enough, "--judge", model, "--out", out)
+    assert result.returncode == 0, result.stderr
+    judged = json.loads(out.read_text())["r_precision"]
+    assert judged["judge"] == str(model)
+    assert judged["real"] == score["real"]  # the same pictures before the same judge
     result = run("evaluate", model, "--data", folder_of_captions(tmp_path / "few", 12))
     assert result.returncode == 0, result.stderr
     assert "R-precision: skipped, every picture needs candidates - 1 = 99" in result.stdout
