@@ -73,6 +73,7 @@ demo: install
 	$(BIN)/python examples/evaluate.py $(DEMO)/model --data shapes --out $(DEMO)/evaluation.json
 	@echo "pictures: $(DEMO)/samples   losses: $(DEMO)/losses.png   results: $(DEMO)/evaluation.json"
 	@echo "draw your own: $(BIN)/python examples/generate.py $(DEMO)/model 'a big red star on a black background'"
+	@echo "or paint masks in a browser: $(BIN)/python examples/app.py $(DEMO)/model"
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist site
