@@ -315,6 +315,7 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 def all_reduce_sum(value: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """The sum of ``value``, of any one shape ``(N, ...)``, over the ranks; differentiable to any order."""
     total: Tensor = _AllReduceSum.apply(value, group)  # type: ignore[no-untyped-call]
     return total
 

@@ -57,6 +57,8 @@ _outcomes: dict[str, str | None] = {}  # device: why its library was not loaded
 
 
 class Compiler(NamedTuple):
+    """How to call a compiler, and which one it is."""
+
     command: tuple[str, ...]
     version: str  # all that --version prints
 
