@@ -251,7 +251,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
         (("--resume",), "no checkpoint in"),
         (("--ema", "1.5"), "ema must be in [0, 1)"),
         (("--sample-every", "0"), "--sample-every must be at least 1, got 0"),
-        (("--image-encoder", "inception"), "--image-encoder-weights go together"),
+        (("--image-encoder", "inception"), "needs --image-encoder-weights or --encoders"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, flags, message):
