@@ -1,5 +1,6 @@
 """What the documentation shows: blocks run, named flags exist, the API is there, figures are the JSON's."""
 
+import functools
 import importlib
 import json
 import re
@@ -56,11 +57,12 @@ def test_a_program_has_the_flags_that_pages_give_it(program, flags, monkeypatch,
     name = program.split()[-1]
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    if program.startswith("-m"):
+        main = importlib.import_module(name).main
+    else:
+        main = functools.partial(runpy.run_path, str(ROOT / name), run_name="__main__")
     with pytest.raises(SystemExit) as ended:
-        if program.startswith("-m"):
-            importlib.import_module(name).main()
-        else:
-            runpy.run_path(str(ROOT / name), run_name="__main__")
+        main()
     assert ended.value.code == 0
     assert flags <= set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out))
 
