@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import signal
 import sys
 import textwrap
 import threading
@@ -198,6 +199,7 @@ def serve(arguments: Arguments) -> None:
 
 def main() -> int:
     arguments = tyro.cli(Arguments)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without it
     keep_large_blocks()
     try:
         serve(arguments)

@@ -182,9 +182,10 @@ def test_the_script_serves_this_machine_until_it_is_interrupted(model, tmp_path)
             address = re.search(r"at (http://127\.0\.0\.1:\d+/),", process.stdout.readline())[1]
             with urlopen(address) as reply:
                 assert b"<title>" in reply.read()
-        finally:
             process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()  # whatever went wrong, leaving the block would wait for it
     assert (process.returncode, errors) == (0, "")
 
 
