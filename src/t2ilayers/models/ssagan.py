@@ -129,7 +129,7 @@ class SSAGenerator(nn.Module):
         norms = [norm for block in blocks for norm in (block.norm1, block.norm2)]
         if takes_native(x.device.type, x.dtype, norms[0].impl):
             # Every layer keeps the layout it is given, and convolutions are fastest in this one. Torch's own batch
-            # norm is not: on a CPU it is three times slower in it, and its float32 gradients are less exact.
+            # norm is not: on a CPU it is three times slower in it, and its float32 results are less exact.
             x = x.contiguous(memory_format=torch.channels_last)
         affine = affine_parameters(norms, cond)
         used = []
