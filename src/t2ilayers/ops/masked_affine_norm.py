@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import native
 
@@ -103,11 +104,13 @@ def masked_affine_norm(
     check_activation(activation)
     if impl not in ("auto", "reference", "native"):
         raise ValueError(f'impl must be "auto", "reference" or "native", got {impl!r}')
+    tracing = torch.compiler.is_compiling()
     # An exported program must run where this library is not, so it gets ordinary operations.
-    if not torch.compiler.is_exporting() and takes_native(x.device.type, x.dtype, impl) and not _transformed(impl):
+    ordinary = torch.compiler.is_exporting() if tracing else _transformed(impl)
+    if not ordinary and takes_native(x.device.type, x.dtype, impl):
         return _native(
             x, gamma, beta, mask, running_mean, running_var, training, momentum, eps, activation, negative_slope,
-            upsample, stats, groups, process_group,
+            upsample, stats, groups, process_group, tracing,
         )  # fmt: skip
     return _reference(
         x, gamma, beta, mask, running_mean, running_var, training, momentum, eps, activation, negative_slope,
@@ -125,6 +128,7 @@ def check_activation(activation: str) -> None:
         raise ValueError(f'activation must be "none", "relu" or "leaky_relu", got {activation!r}')
 
 
+_DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))  # those of the native kernels
 _warned: set[str] = set()
 
 
@@ -132,7 +136,7 @@ def takes_native(device: str, dtype: torch.dtype, impl: Impl) -> bool:
     """Whether native kernels run here. A first call may compile them, which must not be traced."""
     if impl == "reference":
         return False
-    if dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+    if dtype not in _DTYPES:
         reason: str | None = f"native kernels know no {dtype}"
     elif device == "cuda" and dtype == torch.float64:
         reason = "the CUDA kernels compute in float32 and take no float64"
@@ -150,9 +154,7 @@ def takes_native(device: str, dtype: torch.dtype, impl: Impl) -> bool:
 
 def _transformed(impl: Impl) -> bool:
     """Whether torch.func or forward-mode differentiation is at work, of which the native ops know nothing."""
-    if torch.compiler.is_compiling() or (
-        torch._C._functorch.peek_interpreter_stack() is None and torch.autograd.forward_ad._current_level < 0
-    ):
+    if torch._C._functorch.peek_interpreter_stack() is None and forward_ad._current_level < 0:
         return False
     if impl == "native":
         raise RuntimeError(
@@ -182,15 +184,14 @@ def _native(
     stats: Stats,
     groups: int | None,
     process_group: dist.ProcessGroup | None,
+    tracing: bool,
 ) -> Tensor:
     """The reference's result by fused kernels; running statistics are updated here, outside of them."""
-    from . import registration
+    from .registration import normalize, normalize_synchronized
 
     slope = {"none": 1.0, "relu": 0.0, "leaky_relu": negative_slope}[activation]
     if stats == "batch" and training and process_group is not None:
-        y, mean, var, total = registration.normalize_synchronized(
-            x, gamma, beta, mask, eps, slope, upsample, process_group
-        )
+        y, mean, var, total = normalize_synchronized(x, gamma, beta, mask, eps, slope, upsample, process_group)
         count: int | Tensor = total
         if x.numel() <= x.shape[1]:  # only a rank with at most one value each can be part of a group with one
             _check_count(int(total))
@@ -198,7 +199,7 @@ def _native(
         fixed = stats == "batch" and not training
         divisions = 0 if stats == "batch" else x.shape[1] if groups is None else groups
         given = (running_mean, running_var) if fixed else (None, None)
-        y, mean, var = registration.normalize(x, gamma, beta, mask, *given, divisions, eps, slope, upsample)
+        y, mean, var = normalize(x, gamma, beta, mask, *given, divisions, eps, slope, upsample, tracing)
         count = x.numel() // x.shape[1]
     if training and running_mean is not None and running_var is not None:
         _update_running(running_mean, running_var, mean, var, count, upsample**2, momentum)
@@ -372,16 +373,14 @@ def _check(
     n, c, h, w = x.shape
     if upsample not in (1, 2):
         raise ValueError(f"upsample must be 1 or 2, got {upsample!r}")
-    tensors = {"x": x, "gamma": gamma, "beta": beta, "mask": mask}
-    tensors |= {"running_mean": running_mean, "running_var": running_var}
-    for name, tensor in tensors.items():
-        if tensor is not None and not tensor.is_floating_point():
-            raise TypeError(f"{name} must be floating point, got {tensor.dtype}; convert it with .float()")
-    for name, tensor in (("gamma", gamma), ("beta", beta)):
-        if tensor.shape != (n, c):
-            raise ValueError(
-                f"{name} must be (N, C) = {(n, c)} for x of shape {tuple(x.shape)}, got {tuple(tensor.shape)}"
-            )
+    floating = x.is_floating_point() and gamma.is_floating_point() and beta.is_floating_point()
+    if not (floating and (mask is None or mask.is_floating_point())):
+        tensors = {"x": x, "gamma": gamma, "beta": beta, "mask": mask}
+        name, dtype = next((k, t.dtype) for k, t in tensors.items() if t is not None and not t.is_floating_point())
+        raise TypeError(f"{name} must be floating point, got {dtype}; convert it with .float()")
+    if gamma.shape != (n, c) or beta.shape != (n, c):
+        name, shape = ("beta", beta.shape) if gamma.shape == (n, c) else ("gamma", gamma.shape)
+        raise ValueError(f"{name} must be (N, C) = {(n, c)} for x of shape {tuple(x.shape)}, got {tuple(shape)}")
     side = (n, 1, upsample * h, upsample * w)
     if mask is not None and mask.shape != side:
         raise ValueError(
@@ -400,8 +399,10 @@ def _check(
         if stats != "batch":
             raise ValueError(f'running statistics go with stats="batch", got {stats=}')
         for name, tensor in (("running_mean", running_mean), ("running_var", running_var)):
-            if tensor.shape != (c,):
-                raise ValueError(f"{name} must be (C,) = ({c},), got {tuple(tensor.shape)}")
+            if tensor.shape != (c,) or not tensor.is_floating_point():
+                raise ValueError(
+                    f"{name} must be (C,) = ({c},), floating point, got {tuple(tensor.shape)} of {tensor.dtype}"
+                )
     elif stats == "batch" and not training:
         raise ValueError("training=False normalizes by running statistics, got none; pass both of them")
     if stats != "batch":

@@ -77,10 +77,11 @@ def why_not(device: str) -> str | None:
         >>> why_not("mps")
         "native kernels exist for CPU and CUDA tensors only, got 'mps'"
     """
-    with _lock:
-        if device not in _outcomes:
-            _outcomes[device] = _load(device)
-        return _outcomes[device]
+    if device not in _outcomes:
+        with _lock:
+            if device not in _outcomes:
+                _outcomes[device] = _load(device)
+    return _outcomes[device]
 
 
 def no_device(device: str) -> str | None:

@@ -45,28 +45,28 @@ def normalize(
     eps: float,
     slope: float,
     upsample: int,
+    tracing: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``(y, mean, var)`` by the native kernels; mean and biased variance are ``(C,)`` or ``(N * groups,)``."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
     # Torch's wrapper of a registered gradient costs as much as a small map. It is for graphs that are traced.
-    call: Any = _OPS.masked_affine_norm_forward.default if torch.compiler.is_compiling() else _Eager.apply
-    result: tuple[Tensor, Tensor, Tensor] = call(
-        x,
-        _parameter(gamma, dtype),
-        _parameter(beta, dtype),
-        None if mask is None else _parameter(mask, dtype),
-        None if mean is None else _parameter(mean, torch.float64),
-        None if var is None else _parameter(var, torch.float64),
-        groups,
-        eps,
-        slope,
-        upsample,
-    )
+    call: Any = _OPS.masked_affine_norm_forward.default if tracing else _Eager.call
+    gamma, beta, mask = _parameters(x, gamma, beta, mask)
+    if mean is not None and var is not None:
+        mean, var = mean.double(), var.double()
+    result: tuple[Tensor, Tensor, Tensor] = call(x, gamma, beta, mask, mean, var, groups, eps, slope, upsample)
     return result
 
 
-def _parameter(value: Tensor, dtype: torch.dtype) -> Tensor:
-    return value.to(dtype).contiguous()
+def _parameters(x: Tensor, gamma: Tensor, beta: Tensor, mask: _Optional) -> tuple[Tensor, Tensor, _Optional]:
+    """In the dtype that the kernels compute in. Written out: each call less is felt on small maps."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if gamma.dtype != dtype:
+        gamma = gamma.to(dtype)
+    if beta.dtype != dtype:
+        beta = beta.to(dtype)
+    if mask is not None and mask.dtype != dtype:
+        mask = mask.to(dtype)
+    return gamma, beta, mask
 
 
 # Shape rules. A map is channels last exactly where the kernels make it so; Inductor plans by these strides.
@@ -205,16 +205,25 @@ def _forward_gradient(ctx: Any, dy: _Optional, *_: Any) -> tuple[Any, ...]:
 
 
 class _Eager(torch.autograd.Function):
-    """The forward op with its registered gradient, without torch's wrapper of it."""
+    """The forward op with its registered gradient, without torch's wrapper of it.
+
+    Small maps are bound by the Python that runs, and it runs cold after a large one. So there is no setup_context,
+    for which ``apply`` inspects a signature at every call, and ``call`` is the ``apply`` behind ``apply``, which
+    does not look for torch.func's transforms; the public function keeps those away.
+    """
 
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         with torch._C._AutoDispatchBelowAutograd():
             result: tuple[Tensor, Tensor, Tensor] = _OPS.masked_affine_norm_forward.default(*arguments)
+        _save_forward(ctx, arguments, result)
         return result
 
-    setup_context = staticmethod(_save_forward)
     backward = staticmethod(_forward_gradient)
+    call: Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+
+_Eager.call = super(torch.autograd.Function, _Eager).apply
 
 
 # Second order: composed of ordinary operations.
@@ -368,15 +377,8 @@ def normalize_synchronized(
     group: dist.ProcessGroup,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As ``normalize``, with the statistics of all ranks and their count; see ``SynchronizedNorm``."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    gamma, beta, mask = _parameters(x, gamma, beta, mask)
     result: tuple[Tensor, Tensor, Tensor, Tensor] = SynchronizedNorm.apply(  # type: ignore[no-untyped-call]
-        x,
-        _parameter(gamma, dtype),
-        _parameter(beta, dtype),
-        None if mask is None else _parameter(mask, dtype),
-        eps,
-        slope,
-        upsample,
-        group,
+        x, gamma, beta, mask, eps, slope, upsample, group
     )
     return result

@@ -23,6 +23,13 @@ struct Planes {
 
   int64_t chunk_pixels() const { return chunk * high; }
 
+  // From a plane of sample n to that of the next, if it should be asked for while this one is worked on: if planes are
+  // so short that the hardware, which sees them follow one another, has no time to. 0 asks for what is there.
+  template <class S, class T>
+  int64_t ahead(int64_t n) const {
+    return sizeof(S) == sizeof(T) && p.up == 1 && cells <= chunk && n + 1 < p.n ? p.c * p.pixels() : 0;
+  }
+
   // body(first cell, number of cells)
   template <class Body>
   T2ILAYERS_INLINE void for_chunks(int64_t s, Body body) const {
@@ -36,6 +43,15 @@ template <class Body>
 T2ILAYERS_INLINE void for_statistics(const Problem& p, int64_t n0, int64_t c0, int64_t c1, Body body) {
   const int64_t width = p.groups ? p.c / p.groups : 1;
   for (int64_t c = c0; c < c1; c += width) body(p.groups ? n0 * p.groups + c / width : c, c, c + width);
+}
+
+// The scales of these channels' statistics, computed once: a square root and a division for each row would show on
+// small maps.
+template <class T>
+void fill_scales(const Problem& p, const double* mean, const double* var, Scale<T>* scales, int64_t n0, int64_t n1,
+                 int64_t c0, int64_t c1) {
+  if (n0 == n1) return;
+  for_statistics(p, n0, c0, c1, [&](int64_t k, int64_t, int64_t) { scales[k] = Scale<T>::of(mean[k], var[k], p.eps); });
 }
 
 // What must be reduced before the second pass: channels [c0, c1) of samples [n0, n1).
@@ -99,12 +115,12 @@ T2ILAYERS_INLINE const T* fetch_upsampled(const Planes& planes, const S* from, i
   return buffer;
 }
 
-// reduce(work, n, segment, c0, c1) for every part of a statistic, then finish(n0, n1, c0, c1), then
-// apply(work, n, segment, c0, c1). What is computed does not depend on the number of threads, only when.
-// With `independent`, apply does not need what finish leaves.
-template <class T, class Reduce, class Finish, class Apply>
-void two_passes(const Planes& planes, Parallel run, int64_t threads, bool independent, const Reduce& reduce,
-                const Finish& finish, const Apply& apply) {
+// prepare(n0, n1, c0, c1), then reduce(work, n, segment, c0, c1) for every part of a statistic, then
+// finish(n0, n1, c0, c1), then apply(work, n, segment, c0, c1). What is computed does not depend on the number of
+// threads, only when. With `independent`, apply does not need what finish leaves.
+template <class T, class Prepare, class Reduce, class Finish, class Apply>
+void two_passes(const Planes& planes, Parallel run, int64_t threads, bool independent, const Prepare& prepare,
+                const Reduce& reduce, const Finish& finish, const Apply& apply) {
   const Problem& p = planes.p;
   const Blocks blocks(p);
   if (blocks.count() >= threads) {
@@ -118,6 +134,7 @@ void two_passes(const Planes& planes, Parallel run, int64_t threads, bool indepe
             for (int64_t n = b.n0; n < b.n1; ++n)
               for (int64_t s = 0; s < planes.segments; ++s) pass(n, s);
           };
+          prepare(b.n0, b.n1, c0, c1);
           if (independent) {
             each([&](int64_t n, int64_t s) {
               reduce(work, n, s, c0, c1);
@@ -146,46 +163,60 @@ void two_passes(const Planes& planes, Parallel run, int64_t threads, bool indepe
       }
     });
   };
+  auto between = [&](const auto& step) {
+    parallel(run, blocks.count(), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const Block b = blocks[i];
+        for (int64_t c0 = b.c0; c0 < b.c1; c0 += blocks.closed)
+          step(b.n0, b.n1, c0, smaller(b.c1, c0 + blocks.closed));
+      }
+    });
+  };
+  between(prepare);
   each(reduce);
-  parallel(run, blocks.count(), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const Block b = blocks[i];
-      for (int64_t c0 = b.c0; c0 < b.c1; c0 += blocks.closed)
-        finish(b.n0, b.n1, c0, smaller(b.c1, c0 + blocks.closed));
-    }
-  });
+  between(finish);
   each(apply);
 }
 
-// Mean and squared deviations of x, shifted by its first value so that a large mean costs no digits.
+// Sum, and sum of squares, of x - high - low.
+template <class T>
+struct Powers {
+  T first, second;
+};
+template <class T>
+T2ILAYERS_INLINE Powers<T> powers(const T* x, int64_t count, T high, T low) {
+  constexpr int64_t L = kLanes<T>;
+  const Vec<T> highs = splat<T>(high), lows = splat<T>(low);
+  Vec<T> first[4] = {}, second[4] = {};
+  auto add = [&](int64_t i, int64_t j) T2ILAYERS_LAMBDA {
+    const Vec<T> d = (load(x + i, L) - highs) - lows;
+    first[j] += d;
+    second[j] = fma<T>(d, d, second[j]);
+  };
+  int64_t i = 0;
+  for (; i + 4 * L <= count; i += 4 * L)
+    for (int64_t j = 0; j < 4; ++j) add(i + j * L, j);
+  for (; i + L <= count; i += L) add(i, 0);
+  Powers<T> out{sum<T>((first[0] + first[1]) + (first[2] + first[3])),
+                sum<T>((second[0] + second[1]) + (second[2] + second[3]))};
+  for (; i < count; ++i) {
+    const T d = (x[i] - high) - low;
+    out.first += d;
+    out.second += d * d;
+  }
+  return out;
+}
+
+// Mean and squared deviations of x. The shift by its first value keeps a large mean from costing digits; where that
+// value is itself far from the others, the mean found is the shift of a second pass.
 template <class T>
 T2ILAYERS_INLINE void moments(const T* x, int64_t count, double* mean, double* m2) {
-  constexpr int64_t L = kLanes<T>;
-  const Vec<T> shift = splat<T>(x[0]);
-  Vec<T> total[4] = {};
-  const int64_t whole = count / L * L, unrolled = count / (4 * L) * (4 * L);
-  for (int64_t i = 0; i < unrolled; i += 4 * L)
-    for (int64_t j = 0; j < 4; ++j) total[j] += load(x + i + j * L, L) - shift;
-  for (int64_t i = unrolled; i < whole; i += L) total[0] += load(x + i, L) - shift;
-  T sum_of = sum<T>((total[0] + total[1]) + (total[2] + total[3]));
-  for (int64_t i = whole; i < count; ++i) sum_of += x[i] - x[0];
-  const T delta = sum_of / T(count);
-  const Vec<T> deltas = splat<T>(delta);
-  Vec<T> squares[4] = {};
-  auto square = [&](int64_t i, Vec<T> from) T2ILAYERS_LAMBDA {
-    const Vec<T> d = (load(x + i, L) - shift) - deltas;
-    return fma<T>(d, d, from);
-  };
-  for (int64_t i = 0; i < unrolled; i += 4 * L)
-    for (int64_t j = 0; j < 4; ++j) squares[j] = square(i + j * L, squares[j]);
-  for (int64_t i = unrolled; i < whole; i += L) squares[0] = square(i, squares[0]);
-  T square_of = sum<T>((squares[0] + squares[1]) + (squares[2] + squares[3]));
-  for (int64_t i = whole; i < count; ++i) {
-    const T d = (x[i] - x[0]) - delta;
-    square_of += d * d;
-  }
+  const Powers<T> of = powers<T>(x, count, x[0], 0);
+  const T delta = of.first / T(count);
   *mean = double(x[0]) + double(delta);
-  *m2 = square_of;
+  T squares = of.second - of.first * delta;
+  if (!(of.first * delta < 8 * squares)) squares = powers<T>(x, count, x[0], delta).second;
+  *m2 = squares;
 }
 
 template <class S, class T>
@@ -223,18 +254,26 @@ struct PlanesForward {
 
   void finish(int64_t n0, int64_t n1, int64_t c0, int64_t c1) const {
     const Problem& p = planes.p;
-    auto merge = [&](Moments& all, int64_t n, int64_t c) {
-      for (int64_t s = 0; s < planes.segments; ++s) {
-        const int64_t cells = smaller(planes.cells, (s + 1) * planes.segment) - s * planes.segment;
-        all.merge(cells * planes.low, partial_of(n, c)[2 * s], partial_of(n, c)[2 * s + 1]);
-      }
-    };
     for_statistics(p, n0, c0, c1, [&](int64_t k, int64_t first, int64_t last) {
-      Moments all;
-      for (int64_t n = n0; n < n1; ++n)
-        for (int64_t c = first; c < last; ++c) merge(all, n, c);
-      f.mean[k] = all.mean;
-      f.var[k] = all.count ? all.m2 / all.count : 0;
+      // body(values, mean, squared deviations) of every part
+      auto each = [&](auto body) T2ILAYERS_LAMBDA {
+        for (int64_t n = n0; n < n1; ++n)
+          for (int64_t c = first; c < last; ++c)
+            for (int64_t s = 0; s < planes.segments; ++s) {
+              const int64_t cells = smaller(planes.cells, (s + 1) * planes.segment) - s * planes.segment;
+              const double* part = partial_of(n, c) + 2 * s;
+              body(double(cells * planes.low), part[0], part[1]);
+            }
+      };
+      // Two passes over few numbers: without the divisions of merging part by part, which would show on small maps.
+      double count = 0, total = 0, m2 = 0;
+      each([&](double values, double mean, double) T2ILAYERS_LAMBDA { count += values, total += values * mean; });
+      const double mean = count ? total / count : 0;
+      each([&](double values, double part, double squares) T2ILAYERS_LAMBDA {
+        m2 += squares + values * (part - mean) * (part - mean);
+      });
+      f.mean[k] = mean;
+      f.var[k] = count ? m2 / count : 0;
       scales[k] = Scale<T>::of(f.mean[k], f.var[k], p.eps);
     });
   }
@@ -314,6 +353,7 @@ struct PlanesBackward {
     Row<T> rows[K];
     for (int j = 0; j < K; ++j) rows[j] = row(n, c0 + j);
     double totals[K][4] = {};
+    const int64_t ahead = planes.ahead<S, T>(n);
     planes.for_chunks(s, [&](int64_t cell, int64_t cells) {
       const int64_t count = cells * planes.high, at = cell * planes.high;
       const T* m = mask(work, n, at);
@@ -325,8 +365,14 @@ struct PlanesBackward {
             planes, static_cast<const S*>(b.x) + at_row * p.pixels() + cell * planes.low, cells, work.x(j));
         dy[j] = fetch(static_cast<const S*>(b.dy) + at_row * p.out_pixels() + at, count, work.dy(j));
       }
-      Vec<T> sums[K][4] = {};
+      Vec<T> sums[K][4];
+      for (auto& of_row : sums)  // one by one they stay in registers
+        for (auto& one : of_row) one = Vec<T>{};
       for_vectors<T>(count, [&](int64_t i, int64_t some) T2ILAYERS_LAMBDA {
+        for (int j = 0; j < K; ++j) {
+          __builtin_prefetch(x[j] + i + ahead);
+          __builtin_prefetch(dy[j] + i + ahead);
+        }
         const Vec<T> mv = load(m + i, some);
         Vec<T> dm = dmask && !overwrite ? load(dmask + i, some) : Vec<T>{};
         for (int j = 0; j < K; ++j) {
@@ -341,8 +387,7 @@ struct PlanesBackward {
         }
         if (dmask) store(dmask + i, dm, some);
       });
-      for (int j = 0; j < K; ++j)
-        for (int q = 0; q < 4; ++q) totals[j][q] += sum<T>(sums[j][q]);
+      add_sums<T, 4 * K>(&sums[0][0], &totals[0][0]);
     });
     for (int j = 0; j < K; ++j)
       for (int q = 0; q < 4; ++q) partial_of(n, c0 + j)[4 * s + q] = totals[j][q];
@@ -354,13 +399,19 @@ struct PlanesBackward {
       double s1 = 0, s2 = 0;
       for (int64_t n = n0; n < n1; ++n)
         for (int64_t c = first; c < last; ++c) {
-          double q[4] = {};
-          for (int64_t i = 0; i < planes.segments * 4; ++i) q[i % 4] += partial_of(n, c)[i];
+          const double* part = partial_of(n, c);
+          double dz = 0, dz_xhat = 0, dbeta = 0, dgamma = 0;
+          for (int64_t s = 0; s < planes.segments; ++s) {
+            dz += part[4 * s];
+            dz_xhat += part[4 * s + 1];
+            dbeta += part[4 * s + 2];
+            dgamma += part[4 * s + 3];
+          }
           const double gamma = static_cast<const T*>(b.gamma)[n * p.c + c];
-          s1 += q[0] + gamma * q[2];
-          s2 += q[1] + gamma * q[3];
-          static_cast<T*>(b.dbeta)[n * p.c + c] = T(q[2]);
-          static_cast<T*>(b.dgamma)[n * p.c + c] = T(q[3]);
+          s1 += dz + gamma * dbeta;
+          s2 += dz_xhat + gamma * dgamma;
+          static_cast<T*>(b.dbeta)[n * p.c + c] = T(dbeta);
+          static_cast<T*>(b.dgamma)[n * p.c + c] = T(dgamma);
         }
       b.sums[k] = s1;
       b.sums[p.statistics() + k] = s2;
@@ -369,7 +420,7 @@ struct PlanesBackward {
 
   void apply(Workspace<T>& work, int64_t n, int64_t s, int64_t c0, int64_t c1) const {
     const Problem& p = planes.p;
-    const Vec<T> slope = splat<T>(T(p.slope)), one = splat<T>(1);
+    const Vec<T> slope = splat<T>(T(p.slope));
     // Sums of this call are divided by the count; those from outside were.
     const double scale = b.constant ? 0 : b.reduce ? 1.0 / double(p.count()) : 1;
     const bool stream = leaves_caches<S, T>(p.n * p.c * p.pixels());
@@ -379,25 +430,23 @@ struct PlanesBackward {
       for (int64_t c = c0; c < c1; ++c) {
         const int64_t at_row = n * p.c + c, k = statistic(p, n, c);
         const Row<T> r = row(n, c);
-        const Vec<T> gamma = splat<T>(r.gamma), rstd = splat<T>(r.rstd);
-        const Vec<T> k1 = splat<T>(b.constant ? T(0) : T(b.sums[k] * scale));
-        const Vec<T> k2 = splat<T>(b.constant ? T(0) : T(b.sums[p.statistics() + k] * scale));
+        // dx = dz rstd (1 + gamma m) - rstd k1 - xhat rstd k2
+        const Vec<T> rstd = splat<T>(r.rstd), gain = splat<T>(r.rstd * r.gamma);
+        const Vec<T> k1 = splat<T>(b.constant ? T(0) : T(-b.sums[k] * scale * r.rstd));
+        const Vec<T> k2 = splat<T>(b.constant ? T(0) : T(-b.sums[p.statistics() + k] * scale * r.rstd));
         const S* low = static_cast<const S*>(b.x) + at_row * p.pixels() + cell * planes.low;
         const T* x = fetch(low, low_count, work.x(0));
         const T* dy = fetch(static_cast<const S*>(b.dy) + at_row * p.out_pixels() + at, count, work.dy(0));
         S* dx = static_cast<S*>(b.dx) + at_row * p.pixels() + cell * planes.low;
         T* to = in_place(dx, work.out());
-        auto finished = [&](Vec<T> dxhat, Vec<T> xhat) T2ILAYERS_LAMBDA {
-          return rstd * fma<T>(-xhat, k2, dxhat - k1);
-        };
-        auto dxhat = [&](Vec<T> z, Vec<T> mv, Vec<T> dyv) T2ILAYERS_LAMBDA {
-          return activate<T>(z, dyv, slope) * fma<T>(gamma, mv, one);
+        auto add = [&](Vec<T> total, Vec<T> z, Vec<T> mv, Vec<T> dyv) T2ILAYERS_LAMBDA {
+          return fma<T>(activate<T>(z, dyv, slope), fma<T>(gain, mv, rstd), total);
         };
         if (p.up == 1) {
           for_vectors<T>(count, [&](int64_t i, int64_t some) T2ILAYERS_LAMBDA {
             const Vec<T> mv = load(m + i, some);
             const Affine<T> v = affine<T>(load(x + i, some), mv, r);
-            put(to + i, finished(dxhat(v.z, mv, load(dy + i, some)), v.xhat), some, stream);
+            put(to + i, add(fma<T>(v.xhat, k2, k1), v.z, mv, load(dy + i, some)), some, stream);
           });
         } else {
           for (int64_t line = 0; line < cells; ++line)
@@ -412,14 +461,14 @@ struct PlanesBackward {
                 for (int64_t below = 0; below < 2; ++below) {
                   const int64_t j = (2 * line + below) * 2 * p.w + 2 * i + offset;
                   const Vec<T> mv = load(m + j, part);
-                  total += dxhat(fma<T>(mv, shift, xhat), mv, load(dy + j, part));
+                  total = add(total, fma<T>(mv, shift, xhat), mv, load(dy + j, part));
                 }
                 return total;
               };
               const Vec<T> left = half(Constant<0>{}, 0, first);
               const Vec<T> right = second ? half(Constant<kLanes<T> / 2>{}, kLanes<T>, second) : Vec<T>{};
               const Vec<T> total = sum_pairs<T>(left, right, AllLanes<T>{});
-              store(to + line * p.w + i, finished(total, v.xhat), some);
+              store(to + line * p.w + i, total + fma<T>(v.xhat, k2, k1), some);
             });
         }
         write_back(to, dx, low_count);
@@ -452,16 +501,18 @@ void planes_statistics(const Problem& p, const void* x, double* mean, double* va
   f.var = var;
   const PlanesForward<S, T> pass(p, f, scratch);
   two_passes<T>(
-      pass.planes, run, threads, false, [&](auto&&... a) { pass.reduce(a...); },
+      pass.planes, run, threads, false, [](auto&&...) {}, [&](auto&&... a) { pass.reduce(a...); },
       [&](auto&&... a) { pass.finish(a...); }, [](auto&&...) {});
 }
 
 template <class S, class T>
 void planes_forward(const Problem& p, const Forward& f, void* scratch, Parallel run, int64_t threads) {
   const PlanesForward<S, T> pass(p, f, scratch);
-  if (f.given) fill_scales(p, f.mean, f.var, pass.scales, run);
   two_passes<T>(
       pass.planes, run, threads, f.given,
+      [&](auto&&... a) {
+        if (f.given) fill_scales(p, f.mean, f.var, pass.scales, a...);
+      },
       [&](auto&&... a) {
         if (!f.given) pass.reduce(a...);
       },
@@ -474,9 +525,9 @@ void planes_forward(const Problem& p, const Forward& f, void* scratch, Parallel 
 template <class S, class T>
 void planes_backward(const Problem& p, const Backward& b, void* scratch, Parallel run, int64_t threads) {
   const PlanesBackward<S, T> pass(p, b, scratch);
-  fill_scales(p, b.mean, b.var, pass.scales, run);
   two_passes<T>(
       pass.planes, run, threads, b.constant || !b.reduce,
+      [&](auto&&... a) { fill_scales(p, b.mean, b.var, pass.scales, a...); },
       [&](auto&&... a) {
         if (b.reduce) pass.reduce(a...);
       },

@@ -18,6 +18,28 @@ T2ILAYERS_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 T2ILAYERS_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 T2ILAYERS_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Lane indices as a parameter pack, so that compilers see permutations of constants.
+template <int... I>
+struct Lanes {};
+template <int N, int... I>
+struct LanesUpTo : LanesUpTo<N - 1, N - 1, I...> {};
+template <int... I>
+struct LanesUpTo<0, I...> {
+  typedef Lanes<I...> type;
+};
+template <class T>
+using AllLanes = typename LanesUpTo<kLanes<T>>::type;
+
+// Every lane `value`. Adding it to a vector of zeros would stay an addition, for 0 + -0 is not -0.
+template <class T, int... I>
+T2ILAYERS_INLINE Vec<T> splat(T value, Lanes<I...>) {
+  return Vec<T>{(void(I), value)...};
+}
+template <class T>
+T2ILAYERS_INLINE Vec<T> splat(T value) {
+  return splat<T>(value, AllLanes<T>{});
+}
+
 template <class T>
 T2ILAYERS_INLINE Vec<T> load(const T* from, int64_t count) {
   Vec<T> v{};
@@ -67,11 +89,6 @@ T2ILAYERS_INLINE void fence(bool stream) {
 }
 
 template <class T>
-T2ILAYERS_INLINE Vec<T> splat(T value) {
-  return Vec<T>{} + value;
-}
-
-template <class T>
 T2ILAYERS_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
 #if T2ILAYERS_VECTOR_BYTES == 64
   if constexpr (sizeof(T) == 4)
@@ -106,18 +123,6 @@ struct Constant {
   static constexpr int value = N;
 };
 
-// Lane indices as a parameter pack, so that compilers see permutations of constants.
-template <int... I>
-struct Lanes {};
-template <int N, int... I>
-struct LanesUpTo : LanesUpTo<N - 1, N - 1, I...> {};
-template <int... I>
-struct LanesUpTo<0, I...> {
-  typedef Lanes<I...> type;
-};
-template <class T>
-using AllLanes = typename LanesUpTo<kLanes<T>>::type;
-
 // Every lane twice: the first or, with From half of the lanes, the second half of the result.
 template <class T, int From, int... I>
 T2ILAYERS_INLINE Vec<T> twice(Vec<T> v, Lanes<I...>) {
@@ -130,6 +135,21 @@ T2ILAYERS_INLINE Vec<T> sum_pairs(Vec<T> a, Vec<T> b, Lanes<I...>) {
   const Vec<T> even{(2 * I < L ? a[2 * I % L] : b[2 * I % L])...};
   const Vec<T> odd{(2 * I < L ? a[(2 * I + 1) % L] : b[(2 * I + 1) % L])...};
   return even + odd;
+}
+
+// to[i] += the sum of all lanes of v[i], which is overwritten.
+template <class T, int N>
+T2ILAYERS_INLINE void add_sums(Vec<T>* v, double* to) {
+  constexpr int L = kLanes<T>;
+  if constexpr (N % L == 0) {  // a tree adds up as many at a time as a vector has lanes
+    for (int i = 0; i < N; i += L) {
+      for (int many = L; many > 1; many /= 2)
+        for (int j = 0; j < many / 2; ++j) v[i + j] = sum_pairs<T>(v[i + 2 * j], v[i + 2 * j + 1], AllLanes<T>{});
+      for (int j = 0; j < L; ++j) to[i + j] += v[i][j];
+    }
+  } else {
+    for (int i = 0; i < N; ++i) to[i] += sum<T>(v[i]);
+  }
 }
 
 // step(i, count) over [0, length): whole vectors with count a constant, then the rest.
@@ -260,6 +280,10 @@ struct Moments {
   double count = 0, mean = 0, m2 = 0;
   void merge(double other_count, double other_mean, double other_m2) {
     if (other_count == 0) return;
+    if (count == 0) {
+      *this = {other_count, other_mean, other_m2};
+      return;
+    }
     const double total = count + other_count, delta = other_mean - mean;
     mean += delta * (other_count / total);
     m2 += other_m2 + delta * delta * (count * other_count / total);
@@ -273,16 +297,6 @@ void parallel(Parallel run, int64_t tasks, const Body& body) {
   if (tasks == 0) return;
   run(tasks, [](int64_t begin, int64_t end, void* context) { (*static_cast<const Body*>(context))(begin, end); },
       const_cast<void*>(static_cast<const void*>(&body)));
-}
-
-// The scales of all statistics, computed once: a square root and a division for each row would show on small maps.
-template <class T>
-void fill_scales(const Problem& p, const double* mean, const double* var, Scale<T>* scales, Parallel run) {
-  constexpr int64_t some = 256;
-  parallel(run, ceil_div(p.statistics(), some), [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin * some; k < smaller(p.statistics(), end * some); ++k)
-      scales[k] = Scale<T>::of(mean[k], var[k], p.eps);
-  });
 }
 
 // A thread's working memory, aligned for vectors.

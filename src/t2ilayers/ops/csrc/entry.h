@@ -1,5 +1,6 @@
 // The ops as torch calls them: checks, allocation and the order of passes, the same for every device.
 #pragma once
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -9,7 +10,6 @@
 #include <initializer_list>
 #include <optional>
 #include <tuple>
-#include <vector>
 
 #include "problem.h"
 
@@ -41,7 +41,12 @@ struct Ops {
 
   // Neither layout: a copy in the plain one.
   static Tensor dense(const Tensor& x, bool last) {
+    if (last ? channels_last(x) : x.is_contiguous()) return x;
     return torch::stable::contiguous(x, last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  }
+
+  static std::optional<Tensor> dense(const std::optional<Tensor>& x) {
+    return x ? std::optional<Tensor>(dense(*x, false)) : std::nullopt;
   }
 
   static Problem problem(const Tensor& x, int64_t groups, double eps, double slope, int64_t up) {
@@ -68,6 +73,7 @@ struct Ops {
     return p.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float;
   }
 
+  // Of a tensor that is contiguous, as all but maps are made by `dense` first.
   static const void* checked(const char* name, const Tensor& t, const Tensor& x, ScalarType type,
                              std::initializer_list<int64_t> shape) {
     STD_TORCH_CHECK(t.get_device_index() == x.get_device_index() && t.is_cpu() == x.is_cpu(), name,
@@ -77,7 +83,6 @@ struct Ops {
     int64_t i = 0;
     for (int64_t side : shape) same = same && t.size(i++) == side;
     STD_TORCH_CHECK(same, name, " has the wrong shape for this x");
-    STD_TORCH_CHECK(t.is_contiguous(), name, " must be contiguous");
     return t.const_data_ptr();
   }
 
@@ -86,15 +91,31 @@ struct Ops {
     return checked("mask", *mask, x, parameter_type(p), {p.n, 1, p.up * p.h, p.up * p.w});
   }
 
-  static Tensor allocate(const Tensor& like, std::initializer_list<int64_t> shape, ScalarType type) {
-    return torch::stable::new_empty(like, std::vector<int64_t>(shape), type);
+  // Contiguous or, of four dimensions, channels last. By torch's C functions: calling an op of its by name costs a
+  // lookup each time, which shows on small maps.
+  static Tensor allocate(const Tensor& like, std::initializer_list<int64_t> shape, ScalarType type,
+                         bool last = false) {
+    const int64_t* size = shape.begin();
+    int64_t strides[4], step = 1;
+    for (size_t i = shape.size(); i-- > 0; step *= size[i] ? size[i] : 1) strides[i] = step;
+    if (last) {
+      strides[1] = 1;
+      strides[3] = size[1];
+      strides[2] = size[1] * size[3];
+      strides[0] = strides[2] * size[2];
+    }
+    int32_t device;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+    const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+    AtenTensorHandle made;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(shape.size()), size, strides, dtype, device,
+                                                           like.get_device_index(), &made));
+    return Tensor(made);
   }
 
   // A map in the layout of x.
   static Tensor allocate_map(const Tensor& x, const Problem& p, int64_t up) {
-    return torch::stable::empty({p.n, p.c, up * p.h, up * p.w}, x.scalar_type(), std::nullopt, x.device(),
-                                std::nullopt,
-                                p.channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+    return allocate(x, {p.n, p.c, up * p.h, up * p.w}, x.scalar_type(), p.channels_last);
   }
 
   static Tensor scratch(const Tensor& x, const Problem& p) {
@@ -113,17 +134,19 @@ struct Ops {
   }
 
   static std::tuple<Tensor, Tensor, Tensor> forward(
-      const Tensor& given, const Tensor& gamma, const Tensor& beta, const std::optional<Tensor>& mask,
+      const Tensor& given, const Tensor& gamma_in, const Tensor& beta_in, const std::optional<Tensor>& mask_in,
       const std::optional<Tensor>& mean_in, const std::optional<Tensor>& var_in, int64_t groups, double eps,
       double slope, int64_t up) {
     const Problem p = problem(given, groups, eps, slope, up);
     const Tensor x = dense(given, p.channels_last);
+    const Tensor gamma = dense(gamma_in, false), beta = dense(beta_in, false);
+    const std::optional<Tensor> mask = dense(mask_in);
     STD_TORCH_CHECK(mean_in.has_value() == var_in.has_value(), "mean and var come together");
     Tensor y = allocate_map(x, p, up);
     // An op never returns its input, so given statistics are copied.
     const int64_t k = p.statistics();
-    Tensor mean = mean_in ? torch::stable::clone(*mean_in) : allocate(x, {k}, ScalarType::Double);
-    Tensor var = var_in ? torch::stable::clone(*var_in) : allocate(x, {k}, ScalarType::Double);
+    Tensor mean = mean_in ? torch::stable::clone(dense(*mean_in, false)) : allocate(x, {k}, ScalarType::Double);
+    Tensor var = var_in ? torch::stable::clone(dense(*var_in, false)) : allocate(x, {k}, ScalarType::Double);
     checked("mean", mean, x, ScalarType::Double, {k});
     checked("var", var, x, ScalarType::Double, {k});
     const ScalarType type = parameter_type(p);
@@ -142,14 +165,17 @@ struct Ops {
 
   // All three backward ops. Gradients that were not asked for come back empty.
   static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> run_backward(
-      const Tensor& dy_in, const Tensor& given, const Tensor& gamma, const Tensor& beta,
-      const std::optional<Tensor>& mask, const Tensor& mean, const Tensor& var,
+      const Tensor& dy_in, const Tensor& given, const Tensor& gamma_in, const Tensor& beta_in,
+      const std::optional<Tensor>& mask_in, const Tensor& mean_in, const Tensor& var_in,
       const std::optional<Tensor>& k_in, int64_t groups, double eps, double slope, int64_t up, bool reduce,
       bool input, bool need_dmask, bool constant) {
     const Problem p = problem(given, groups, eps, slope, up);
     const Tensor x = dense(given, p.channels_last);
     // The layout is that of x: dy comes in any, and reading it as x's without looking would be wrong.
     const Tensor dy = dense(dy_in, p.channels_last);
+    const Tensor gamma = dense(gamma_in, false), beta = dense(beta_in, false);
+    const Tensor mean = dense(mean_in, false), var = dense(var_in, false);
+    const std::optional<Tensor> mask = dense(mask_in);
     STD_TORCH_CHECK(dy.scalar_type() == x.scalar_type(), "dy must have the dtype of x");
     STD_TORCH_CHECK(dy.dim() == 4 && dy.size(0) == p.n && dy.size(1) == p.c && dy.size(2) == up * p.h &&
                         dy.size(3) == up * p.w && dy.is_cpu() == x.is_cpu(),
@@ -161,8 +187,8 @@ struct Ops {
     Tensor dbeta = reduce ? allocate(x, {p.n, p.c}, type) : allocate(x, {0}, type);
     Tensor dmask = need_dmask ? allocate(x, {p.n, 1, up * p.h, up * p.w}, type) : allocate(x, {0}, type);
     Tensor dx = input ? allocate_map(x, p, 1) : allocate(x, {0}, x.scalar_type());
-    if (k_in) checked("k", *k_in, x, ScalarType::Double, {2, k});
-    Tensor sums = k_in ? *k_in : allocate(x, {2, k}, ScalarType::Double);
+    Tensor sums = k_in ? dense(*k_in, false) : allocate(x, {2, k}, ScalarType::Double);
+    if (k_in) checked("k", sums, x, ScalarType::Double, {2, k});
     const Backward b{dy.const_data_ptr(),
                      x.const_data_ptr(),
                      checked("gamma", gamma, x, type, {p.n, p.c}),
