@@ -56,8 +56,8 @@ PUBLIC = {
         "MaskPredictor MatchingAwareDiscriminator SSAConv SSAGAN SSAGANConfig SSAGenerator SemanticAffineBN "
         "__version__"
     ),
-    "t2ilayers.ops": "masked_affine_norm",
-    "t2ilayers.layers": "ActivatedBatchNorm DownBlock MaskPredictor MatchingHead SSAConv SemanticAffineBN",
+    "t2ilayers.ops": "conv2d masked_affine_norm",
+    "t2ilayers.layers": "ActivatedBatchNorm Conv2d DownBlock MaskPredictor MatchingHead SSAConv SemanticAffineBN",
     "t2ilayers.encoders": (
         "ConvImageEncoder EmptyCaptionError ImageFeatures InceptionImageEncoder LSTMTextEncoder TextFeatures "
         "UnknownWordError Vocabulary tokenize"

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .ops.conv2d import without_weight_gradients
+
 __all__ = [
     "DAMSMLoss",
     "HingeLoss",
@@ -249,7 +251,7 @@ def gradient_penalty(
     unused = "use the tensors the logits were computed from, with gradients enabled and no detach between."
     if not logits.requires_grad:
         raise ValueError(f"logits do not depend on any input; {unused}")
-    with torch.autocast(logits.device.type, enabled=False):
+    with torch.autocast(logits.device.type, enabled=False), without_weight_gradients():
         # Sample n's logit depends on sample n only, so the gradient of the sum holds every sample's gradient.
         grads = torch.autograd.grad(logits.sum(), tuple(inputs), create_graph=True, allow_unused=True)
         squared = []

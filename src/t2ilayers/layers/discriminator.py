@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor, nn
 
+from .conv import Conv2d
+
 
 class DownBlock(nn.Module):
     r"""Residual block that halves the size.
@@ -37,12 +39,12 @@ class DownBlock(nn.Module):
         super().__init__()
         self.out_channels = out_channels
         self.residual = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
+            Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
             nn.LeakyReLU(0.2),
         )
-        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        self.shortcut = nn.Identity() if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,9 +81,9 @@ class MatchingHead(nn.Module):
         self.in_channels = in_channels
         self.cond_dim = cond_dim
         self.layers = nn.Sequential(
-            nn.Conv2d(in_channels + cond_dim, hidden_channels, 3, padding=1, bias=False),
+            Conv2d(in_channels + cond_dim, hidden_channels, 3, padding=1, bias=False),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(hidden_channels, 1, 4, bias=False),
+            Conv2d(hidden_channels, 1, 4, bias=False),
         )
 
     def forward(self, features: Tensor, cond: Tensor) -> Tensor:

@@ -92,18 +92,10 @@ class SSAConv(nn.Module):
         # gamma conv(h) is a convolution by gamma times the weights, which are few.
         weights = {name: self.gamma * value for name, value in self.conv2.named_parameters()}
         residual = torch.func.functional_call(self.conv2, weights, residual)
-        return self._add(self.shortcut(x), residual), mask
-
-    def _add(self, shortcut: Tensor, residual: Tensor) -> Tensor:
-        """``up(shortcut) + residual``, without the upsampled map.
-
-        Columns are repeated in memory, which is half of it; rows by broadcasting.
-        """
         if not self.upsample:
-            return shortcut + residual
-        n, c, h, w = shortcut.shape
-        columns = F.interpolate(shortcut, scale_factor=(1, 2), mode="nearest")
-        return (columns.unsqueeze(3) + residual.view(n, c, h, 2, 2 * w)).flatten(2, 3)
+            return self.shortcut(x) + residual, mask
+        # In place: the upsampled map becomes the sum. Its backward is the one of upsampling, which is fast.
+        return F.interpolate(self.shortcut(x), scale_factor=2, mode="nearest").add_(residual), mask
 
     def extra_repr(self) -> str:
         return f"upsample={self.upsample}"

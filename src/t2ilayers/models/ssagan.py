@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ..encoders import ConvImageEncoder, InceptionImageEncoder, LSTMTextEncoder, Vocabulary
-from ..layers import ActivatedBatchNorm, DownBlock, MatchingHead, SSAConv
+from ..layers import ActivatedBatchNorm, Conv2d, DownBlock, MatchingHead, SSAConv
 from ..layers.affine_norm import affine_parameters
 from ..ops.masked_affine_norm import Impl, takes_native
 
@@ -179,7 +179,7 @@ class MatchingAwareDiscriminator(nn.Module):
         self.image_size = image_size
         halvings = image_size.bit_length() - 3  # image_size -> 4
         widths = [ndf * min(16, 2**i) for i in range(halvings + 1)]
-        self.from_image = nn.Conv2d(3, ndf, 3, padding=1)
+        self.from_image = Conv2d(3, ndf, 3, padding=1)
         self.blocks = nn.Sequential(*(DownBlock(c_in, c_out) for c_in, c_out in pairwise(widths)))
         self.head = MatchingHead(widths[-1], 2 * ndf, cond_dim)
 

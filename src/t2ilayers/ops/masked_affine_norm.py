@@ -106,7 +106,12 @@ def masked_affine_norm(
         raise ValueError(f'impl must be "auto", "reference" or "native", got {impl!r}')
     tracing = torch.compiler.is_compiling()
     # An exported program must run where this library is not, so it gets ordinary operations.
-    ordinary = torch.compiler.is_exporting() if tracing else _transformed(impl)
+    ordinary = torch.compiler.is_exporting() if tracing else transformed()
+    if ordinary and impl == "native" and not tracing:
+        raise RuntimeError(
+            'impl="native" was asked for, but torch.func transforms and forward-mode derivatives need ordinary '
+            'operations; use impl="auto" or impl="reference"'
+        )
     if not ordinary and takes_native(x.device.type, x.dtype, impl):
         return _native(
             x, gamma, beta, mask, running_mean, running_var, training, momentum, eps, activation, negative_slope,
@@ -152,16 +157,14 @@ def takes_native(device: str, dtype: torch.dtype, impl: Impl) -> bool:
     return False
 
 
-def _transformed(impl: Impl) -> bool:
-    """Whether torch.func or forward-mode differentiation is at work, of which the native ops know nothing."""
-    if torch._C._functorch.peek_interpreter_stack() is None and forward_ad._current_level < 0:
-        return False
-    if impl == "native":
-        raise RuntimeError(
-            'impl="native" was asked for, but torch.func transforms and forward-mode derivatives need ordinary '
-            'operations; use impl="auto" or impl="reference"'
-        )
-    return True
+def transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work, of which custom gradients know nothing.
+
+    Example:
+        >>> transformed()
+        False
+    """
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 # What torch.compiler.assume_constant_result sets. Calling it would import torch._dynamo, for seconds.

@@ -1,0 +1,49 @@
+"""Conv2d: the convolution of discriminators that are trained with a gradient penalty."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..ops import conv2d
+
+
+class Conv2d(nn.Conv2d):
+    r"""``nn.Conv2d`` by :func:`t2ilayers.ops.conv2d`, whose second derivatives are fast.
+
+    .. math:: y_{no} = b_o + \sum_i w_{oi} \star x_{ni}
+
+    Parameters and defaults are those of :class:`torch.nn.Conv2d`, whose checkpoints load.
+
+    Args:
+        in_channels: channels of ``x``.
+        out_channels: channels of ``y``.
+        kernel_size: K, of both sides.
+        stride: of both sides.
+        padding: zeros on every side.
+        bias: whether to add a learned bias.
+
+    Shapes:
+        ``x (N, C_in, H, W)``, returns ``(N, C_out, H', W')`` with ``H' = (H + 2 * padding - K) // stride + 1``.
+
+    Source: see :func:`t2ilayers.ops.conv2d`.
+
+    Example:
+        >>> import torch
+        >>> Conv2d(3, 8, 4, stride=2, padding=1)(torch.randn(2, 3, 16, 16)).shape
+        torch.Size([2, 8, 8, 8])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return conv2d(input, weight, bias, stride=self.stride[0], padding=int(self.padding[0]))
