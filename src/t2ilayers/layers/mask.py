@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,15 @@ class MaskPredictor(nn.Module):
             raise ValueError(
                 f"x must be (N, C, H, W) with C = in_channels = {self.in_channels}, got {tuple(x.shape)}"
             )
-        return self.layers(x)
+        if self.training or torch.is_grad_enabled():
+            return self.layers(x)
+        # Where the statistics are fixed and nobody differentiates, batch norm is part of the convolution.
+        convolution, norm = cast(nn.Conv2d, self.layers[0]), cast(nn.BatchNorm2d, self.layers[1])
+        running_mean, running_var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+        scale = norm.weight * torch.rsqrt(running_var + norm.eps)
+        weight = convolution.weight * scale[:, None, None, None]
+        bias = (cast(Tensor, convolution.bias) - running_mean) * scale + norm.bias
+        return self.layers[2](F.conv2d(x, weight, bias, padding=1).relu_())
 
     def extra_repr(self) -> str:
         return f"in_channels={self.in_channels}"

@@ -40,13 +40,59 @@ T2ILAYERS_INLINE Vec<T> splat(T value) {
   return splat<T>(value, AllLanes<T>{});
 }
 
+// The first `count` lanes, by instructions that leave the rest of memory alone where the set has them: a memcpy of
+// unknown length is a call, which rows of an odd length would pay for each.
+#if T2ILAYERS_VECTOR_BYTES == 64
+T2ILAYERS_INLINE uint16_t lanes_mask(int64_t count) { return uint16_t((1u << count) - 1); }
+T2ILAYERS_INLINE Vec<float> load_some(const float* from, int64_t count) {
+  return (Vec<float>)_mm512_maskz_loadu_ps(lanes_mask(count), from);
+}
+T2ILAYERS_INLINE Vec<double> load_some(const double* from, int64_t count) {
+  return (Vec<double>)_mm512_maskz_loadu_pd(uint8_t(lanes_mask(count)), from);
+}
+T2ILAYERS_INLINE void store_some(float* to, Vec<float> v, int64_t count) {
+  _mm512_mask_storeu_ps(to, lanes_mask(count), (__m512)v);
+}
+T2ILAYERS_INLINE void store_some(double* to, Vec<double> v, int64_t count) {
+  _mm512_mask_storeu_pd(to, uint8_t(lanes_mask(count)), (__m512d)v);
+}
+#elif T2ILAYERS_VECTOR_BYTES == 32
+T2ILAYERS_INLINE __m256i lanes_mask(const float*, int64_t count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(int(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+T2ILAYERS_INLINE __m256i lanes_mask(const double*, int64_t count) {
+  return _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+T2ILAYERS_INLINE Vec<float> load_some(const float* from, int64_t count) {
+  return (Vec<float>)_mm256_maskload_ps(from, lanes_mask(from, count));
+}
+T2ILAYERS_INLINE Vec<double> load_some(const double* from, int64_t count) {
+  return (Vec<double>)_mm256_maskload_pd(from, lanes_mask(from, count));
+}
+T2ILAYERS_INLINE void store_some(float* to, Vec<float> v, int64_t count) {
+  _mm256_maskstore_ps(to, lanes_mask(to, count), (__m256)v);
+}
+T2ILAYERS_INLINE void store_some(double* to, Vec<double> v, int64_t count) {
+  _mm256_maskstore_pd(to, lanes_mask(to, count), (__m256d)v);
+}
+#else
+template <class T>
+T2ILAYERS_INLINE Vec<T> load_some(const T* from, int64_t count) {
+  Vec<T> v{};
+  __builtin_memcpy(&v, from, count * sizeof(T));
+  return v;
+}
+template <class T>
+T2ILAYERS_INLINE void store_some(T* to, Vec<T> v, int64_t count) {
+  __builtin_memcpy(to, &v, count * sizeof(T));
+}
+#endif
+
 template <class T>
 T2ILAYERS_INLINE Vec<T> load(const T* from, int64_t count) {
-  Vec<T> v{};
-  if (count == kLanes<T>)
-    __builtin_memcpy(&v, from, sizeof v);
-  else
-    __builtin_memcpy(&v, from, count * sizeof(T));
+  if (count != kLanes<T>) return load_some(from, count);
+  Vec<T> v;
+  __builtin_memcpy(&v, from, sizeof v);
   return v;
 }
 
@@ -55,7 +101,7 @@ T2ILAYERS_INLINE void store(T* to, Vec<T> v, int64_t count) {
   if (count == kLanes<T>)
     __builtin_memcpy(to, &v, sizeof v);
   else
-    __builtin_memcpy(to, &v, count * sizeof(T));
+    store_some(to, v, count);
 }
 
 // Whether a map of `count` values is gone from the caches before anyone reads it. Writing past them then spares
