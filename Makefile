@@ -52,7 +52,7 @@ sanitize: install
 # Minutes, on an otherwise idle machine; results go to benchmarks/results.
 bench: install
 	$(BIN)/python benchmarks/op.py
-	$(BIN)/python benchmarks/model.py --profile --as-users-run --growth
+	$(BIN)/python benchmarks/model.py --compile --profile --as-users-run --growth
 
 bench-gpu: install
 	$(BIN)/python benchmarks/op.py --device cuda

@@ -1,8 +1,10 @@
 """The whole SSA-GAN beside plain PyTorch: sampling, the generator's forward and backward, the training iteration.
 
 Both models hold the same weights, and this script refuses to compare two that draw different pictures. Peers take
-turns in one process, the allocator keeping large blocks for both; `--as-users-run` times the plain iteration in a
-process of its own with the allocator's defaults, as one finds it.
+turns in one process, the allocator keeping large blocks for both and the penalty a step of its own in both.
+`--as-users-run` times each iteration in a process of its own with its own defaults: the plain one with the
+allocator as one finds it and the penalty as published, ours with large blocks kept and the penalty in the
+discriminator's loss.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import plain
 import torch
@@ -100,10 +102,10 @@ class Peers:
 
         return call
 
-    def iterations(self) -> dict[str, Callable[[], object]]:
+    def iterations(self, penalty: Literal["joint", "two-step"]) -> dict[str, Callable[[], object]]:
         text, image = self.ours.text_encoder, self.ours.image_encoder
         assert image is not None
-        ours = SSAGANStep(self.ours, StepConfig(penalty="two-step", precision=self.precision))  # type: ignore[arg-type]
+        ours = SSAGANStep(self.ours, StepConfig(penalty=penalty, precision=self.precision))  # type: ignore[arg-type]
         theirs = plain.Iteration(self.generator.train(), self.discriminator, text, image, self.precision)
         return {"t2ilayers": lambda: ours(self.batch, 0), "plain": lambda: theirs(self.batch)}  # type: ignore[arg-type]
 
@@ -124,14 +126,14 @@ def shares(call: Callable[[], object], device: str) -> dict[str, float]:
 
 
 def measure(
-    size: int, batch: int, width: int, arguments: argparse.Namespace, *, parts: set[str]
+    size: int, batch: int, width: int, arguments: argparse.Namespace, *, parts: set[str], compiled: bool = False
 ) -> dict[str, Any]:
     device, precision = arguments.device, arguments.precision
     peers = Peers(size, batch, width, device, precision, "inception" if size > 128 else "conv")
     peers.check_equal()
     row: dict[str, Any] = {"image_size": size, "batch": batch, "width": width, "precision": precision}
     generators = {"t2ilayers": peers.ours.generator, "plain": peers.generator}
-    if arguments.compile:
+    if compiled:
         generators["plain, compiled"] = torch.compile(peers.generator)  # type: ignore[assignment]
     for part, bind in (("sampling", peers.sampling), ("generator", peers.both)):
         if part in parts:
@@ -139,10 +141,13 @@ def measure(
             peaks = {name: peak_bytes(call, device) for name, call in calls.items()}
             times = time_in_turn(calls, device, seconds=arguments.seconds, rounds=arguments.rounds)
             row[part] = {name: times[name] | {"peak_mib": peaks[name] / 2**20} for name in times}
+            if part == "sampling":
+                for peer in row[part].values():
+                    peer["images_per_s"] = 1e3 * batch / peer["median_ms"]
             if arguments.profile:
                 row[part]["shares_ms"] = {name: shares(calls[name], device) for name in ("t2ilayers", "plain")}
     if "iteration" in parts:
-        calls = peers.iterations()
+        calls = peers.iterations("joint" if arguments.only else "two-step")
         if arguments.only:
             calls = {arguments.only: calls[arguments.only]}
         row["iteration"] = time_in_turn(calls, device, seconds=arguments.seconds, rounds=arguments.rounds)
@@ -159,14 +164,18 @@ def measure(
 
 
 def as_users_run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The iteration of each in a process of its own, of which only ours asks the allocator to keep blocks."""
+    """The iteration of each in a process of its own, with its own defaults; ours in bfloat16 as well."""
     found: dict[str, Any] = {}
-    for name in ("t2ilayers", "plain"):
-        command = [sys.executable, __file__, "--only", name, "--rounds", str(arguments.rounds), "--size",
+    for name, peer, precision in (
+        ("t2ilayers", "t2ilayers", "fp32"),
+        ("plain", "plain", "fp32"),
+        ("t2ilayers --precision bf16", "t2ilayers", "bf16"),
+    ):
+        command = [sys.executable, __file__, "--only", peer, "--rounds", str(arguments.rounds), "--size",
                    str(arguments.size), "--batch", str(arguments.batch), "--width", str(arguments.width),
-                   "--device", arguments.device, "--precision", arguments.precision]  # fmt: skip
+                   "--device", arguments.device, "--precision", precision]  # fmt: skip
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        found[name] = json.loads(output.splitlines()[-1])["iteration"][name]
+        found[name] = json.loads(output.splitlines()[-1])["iteration"][peer]
         print(f"as users run it: {name} {found[name]['median_ms']:.0f} ms", flush=True)
     return found
 
@@ -196,20 +205,21 @@ def main() -> None:
         print(json.dumps(measure(size, batch, width, arguments, parts={"iteration"})))
         return
     record: dict[str, Any] = {"environment": environment(arguments.device)}
-    record["rows"] = [measure(size, batch, width, arguments, parts={"sampling", "generator", "iteration"})]
+    everything = {"sampling", "generator", "iteration"}
+    record["rows"] = [measure(size, batch, width, arguments, parts=everything, compiled=arguments.compile)]
     if arguments.as_users_run:
         record["as_users_run"] = as_users_run(arguments)
     if arguments.growth:
-        record["growth"] = [
-            measure(s, b, w, arguments, parts={"sampling", "generator"})
-            for s, b, w in dict.fromkeys(
-                [
-                    *product((32, 64, 128, 256), (4,), (32,)),
-                    *product((64,), (1, 4, 16), (32,)),
-                    *product((64,), (4,), (16, 32, 64)),
-                ]
+        arguments.profile = False
+        record["throughput"] = [measure(size, n, width, arguments, parts={"sampling"}) for n in (1, 64)]
+        record["growth"] = {
+            varied: [measure(*point, arguments, parts={"sampling", "generator"}) for point in points]
+            for varied, points in (
+                ("image_size", product((32, 64, 128, 256), (4,), (32,))),
+                ("batch", product((64,), (1, 4, 16, 64), (32,))),
+                ("width", product((64,), (4,), (16, 32, 64, 128))),
             )
-        ]
+        }
     path = write(arguments.out or f"model_{arguments.device}", record)
     print(path)
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from plots import Timing, bars, label, roofline
+from plots import Timing, bars, growth, label, roofline
 
 HEADER = {"command", "model", "data", "split", "samples", "seed", "machine", "versions"}  # of an evaluation
 MEMORY = {"peak_maps": "maps", "peak_mib": "MiB"}
@@ -114,9 +114,25 @@ def timed_section(name: str, record: dict[str, Any]) -> Iterator[str]:
     else:
         yield figure(bars(rows), f"Speed as a multiple of {rows[0].base}. Longer is better.")
     yield timings_table(rows)
+    if "throughput" in record:
+        yield "Drawing one picture at a time, and many:\n"
+        yield throughput_table(record["throughput"])
     if "growth" in record:
-        yield "With size, batch and width:\n"
-        yield timings_table([timing for row in record["growth"] for timing in timings(row)])
+        series = {varied: [t for row in rows for t in timings(row)] for varied, rows in record["growth"].items()}
+        yield figure(
+            growth(series),
+            "Time and memory of the generator's forward and backward pass with size, batch and width; the others "
+            "fixed as in the table.",
+        )
+        yield timings_table([timing for points in series.values() for timing in points])
+
+
+def throughput_table(rows: list[dict[str, Any]]) -> str:
+    peers = list(rows[0]["sampling"])
+    return table(
+        ["batch", *(f"{peer}, pictures a second" for peer in peers)],
+        [[str(row["batch"]), *(f"{row['sampling'][peer]['images_per_s']:.1f}" for peer in peers)] for row in rows],
+    )
 
 
 # --- Evaluations and training runs -----------------------------------------------------------------------------

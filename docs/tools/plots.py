@@ -121,6 +121,32 @@ def roofline(rows: list[Timing]) -> str:
     return svg("Unavoidable bytes a second over the size of the map", 400, bottom + 38, body)
 
 
+def growth(series: dict[str, list[Timing]]) -> str:
+    """A column a varied quantity, time above memory, a line a peer."""
+    shown = {k: [row for row in rows if row.what["part"] == "generator"] for k, rows in series.items()}
+    peers = list(next(iter(shown.values()))[0].peers)
+    body, wide, high = [legend(peers, 46)], 150, 110
+    for column, (varied, rows) in enumerate(shown.items()):
+        left = 46 + column * (wide + 44)
+        x, _ = logarithmic([row.what[varied] for row in rows], left, left + wide)
+        for line, (key, unit) in enumerate((("median_ms", "ms"), ("peak_mib", "MiB"))):
+            top = 42 + line * (high + 40)
+            y, ticks = logarithmic([t[key] for row in rows for t in row.peers.values()], top + high, top)
+            body.append(f'<rect class="frame" x="{left}" y="{top}" width="{wide}" height="{high}"/>')
+            body.append(text(left, top - 5, f"{unit} with {varied.replace('_', ' ')}"))
+            for tick in ticks:
+                body.append(f'<path class="frame" d="M{left} {y(tick):.1f}H{left + wide}"/>')
+                body.append(text(left - 4, y(tick) + 3, f"{tick:g}", anchor="end", size=9, kind="faint"))
+            for row in rows:
+                place, value = x(row.what[varied]), str(row.what[varied])
+                body.append(text(place, top + high + 12, value, anchor="middle", size=9, kind="faint"))
+            for i, peer in enumerate(peers):
+                points = [(x(row.what[varied]), y(row.peers[peer][key])) for row in rows]
+                body.append('<path class="line" d="M' + "L".join(f"{a:.1f} {b:.1f}" for a, b in points) + '"/>')
+                body += [f'<circle class="p{i}" cx="{a:.1f}" cy="{b:.1f}" r="3"/>' for a, b in points]
+    return svg("Time and memory with size, batch and width", 46 + 3 * (wide + 44), 42 + 2 * (high + 40), body)
+
+
 def logarithmic(values: list[float], low: float, high: float) -> tuple[Callable[[float], float], list[float]]:
     """Places on an axis from below the least to above the greatest value, and ticks at 1 and 3 of each decade."""
     least, most = math.log10(min(values)) - 0.08, math.log10(max(values)) + 0.08
