@@ -23,7 +23,8 @@ def environment(device: str) -> dict[str, Any]:
     """Machine, versions, commit and command: what a figure needs beside it."""
     git = ["git", "-C", str(Path(__file__).parent)]
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "../src", "."], capture_output=True, text=True).stdout
+    code = [*git, "status", "--porcelain", "../src", "*.py"]
+    changed = subprocess.run(code, capture_output=True, text=True).stdout
     cpu = next(
         (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor(),

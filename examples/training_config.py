@@ -25,19 +25,19 @@ class Config:
     out: Path = Path("runs/ssagan")
     """Where everything is written."""
     image_size: int = 64
-    """Side of the pictures in px, a power of two; 32, 64 or 128 with the small image encoder."""
+    """Side of the pictures in px, a power of two, at least 16; 32, 64 or 128 with the small image encoder."""
     ngf: int = 32
-    """Base width of the generator."""
+    """Base width of the generator, at least 1."""
     ndf: int = 32
-    """Base width of the discriminator."""
+    """Base width of the discriminator, at least 1."""
     mask_channels: int = 100
-    """Hidden channels of the mask predictors."""
+    """Hidden channels of the mask predictors, at least 1."""
     batch_size: int = 24
-    """Pictures a step, over all processes."""
+    """Pictures a step, over all processes; at least 2."""
     steps: int = 20_000
-    """GAN iterations."""
+    """GAN iterations, at least 1."""
     damsm_steps: int = 2_000
-    """Iterations of DAMSM pre-training before."""
+    """Iterations of DAMSM pre-training before, at least 0."""
     step: Annotated[StepConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=StepConfig)
     image_encoder: Literal["conv", "inception"] = "conv"
     """A small encoder for 32 to 128 px, or Inception-v3 for larger pictures."""
@@ -53,15 +53,15 @@ class Config:
     """Crop and mirror training pictures at random, as published for CUB and COCO; drawn shapes stay as they are.
     Mirroring contradicts "left" and "right"."""
     seed: int = 0
-    """Of weights, data order, captions, noise and dropout."""
+    """Of weights, data order, captions, noise and dropout; at least 0."""
     workers: int = 0
-    """Processes that load data; 0 loads in the training process."""
+    """Processes that load data, at least 0, which loads in the training process."""
     log_every: int = 10
-    """Steps between log lines."""
+    """Steps between log lines, at least 1."""
     sample_every: int = 500
-    """Steps between sample sheets."""
+    """Steps between sample sheets, at least 1."""
     save_every: int = 500
-    """Steps between checkpoints."""
+    """Steps between checkpoints, at least 1."""
     resume: bool = False
     """Continue from the newest complete checkpoint in --out, with the flags of the interrupted run."""
 
@@ -78,13 +78,10 @@ class Config:
 
     def check(self) -> None:
         """Refuse what would only show after hours."""
-        for name, least in (
-            ("steps", 1),
-            ("damsm_steps", 0),
-            ("log_every", 1),
-            ("sample_every", 1),
-            ("save_every", 1),
-        ):
+        least_of = {"image_size": 16, "batch_size": 2, "damsm_steps": 0, "seed": 0, "workers": 0}
+        for name in ("ngf", "ndf", "mask_channels", "steps", "log_every", "sample_every", "save_every"):
+            least_of[name] = 1
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
         files = (self.image_encoder_weights, self.text_encoder_weights)

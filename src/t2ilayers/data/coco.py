@@ -115,8 +115,8 @@ class COCODataset(PublishedDataset):
             >>> COCODataset.from_folder(".", image_size=64)
             Traceback (most recent call last):
                 ...
-            t2ilayers.data.listing.DatasetError: . has 1 problem:
-              train/filenames.pickle or one annotations/captions_train*.json lists the pictures, got none
+            t2ilayers.data.listing.DatasetError: . has 1 problem: train/filenames.pickle or one
+            annotations/captions_train*.json lists the pictures, got none
         """
         dataset = cls.__new__(cls)
         listing = list_coco(root, split, captions_per_image, vocabulary)

@@ -53,8 +53,7 @@ class CUBDataset(PublishedDataset):
         >>> CUBDataset(".", image_size=64)
         Traceback (most recent call last):
             ...
-        t2ilayers.data.listing.DatasetError: . has 1 problem:
-          train/filenames.pickle: there is no such file
+        t2ilayers.data.listing.DatasetError: . has 1 problem: train/filenames.pickle: there is no such file
     """
 
     def __init__(

@@ -34,12 +34,11 @@ class DatasetError(ValueError):
 
         Example:
             >>> print(DatasetError.of(Path("birds"), ["'a.png': there is no such file"]))
-            birds has 1 problem:
-              'a.png': there is no such file
+            birds has 1 problem: 'a.png': there is no such file
         """
         more = [f"(+{len(problems) - _SHOWN} more)"] if len(problems) > _SHOWN else []
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        error = cls("\n  ".join([f"{root} has {count}:", *problems[:_SHOWN], *more]))
+        lines = [f"{root} has {len(problems)} problems:", *problems[:_SHOWN], *more]
+        error = cls(f"{root} has 1 problem: {problems[0]}" if len(problems) == 1 else "\n  ".join(lines))
         error.problems = tuple(problems)
         return error
 

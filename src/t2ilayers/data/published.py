@@ -62,8 +62,7 @@ class PublishedDataset(CaptionedDataset):
         >>> PublishedDataset(listing, image_size=64, seed=0, augment=False)
         Traceback (most recent call last):
             ...
-        t2ilayers.data.listing.DatasetError: birds has 1 problem:
-          'a': there is no picture images/a.jpg
+        t2ilayers.data.listing.DatasetError: birds has 1 problem: 'a': there is no picture images/a.jpg
     """
 
     def __init__(self, listing: Listing, *, image_size: int, seed: int, augment: bool) -> None:

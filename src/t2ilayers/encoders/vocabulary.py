@@ -324,7 +324,7 @@ class Vocabulary:
 
         return (
             f"every word is one of the vocabulary's {len(self)}, got {_listed(words, with_near)}; correct "
-            'the caption, or pass unknown="drop" to leave such words out'
+            "the caption or leave such words out"
         )
 
 

@@ -35,17 +35,17 @@ class StepConfig:
     Attributes:
         text_encoder: ``"joint"`` trains both encoders with DAMSM on the real pictures of every iteration, the
             paper's second idea; ``"frozen"`` leaves them as they are.
-        lr_generator: Adam's rate, > 0; betas are (0, 0.9) everywhere.
-        lr_discriminator: the same for the discriminator.
-        lr_encoders: the same for the encoders, where they are trained.
-        damsm_weight: weight of DAMSM in the generator's loss, >= 0; published 0.1 joint, 0.05 frozen.
+        lr_generator: Adam's rate, above 0; betas are (0, 0.9) everywhere.
+        lr_discriminator: the same for the discriminator, above 0.
+        lr_encoders: the same for the encoders, where they are trained; above 0.
+        damsm_weight: weight of DAMSM in the generator's loss, at least 0; published 0.1 joint, 0.05 frozen.
         penalty: ``"joint"`` adds MA-GP to the discriminator's loss; ``"two-step"`` takes it as a second
             optimizer step on the updated weights, as the published code does.
-        penalty_every: take MA-GP every so many iterations, with so many times its weight (lazy
+        penalty_every: take MA-GP every so many iterations, at least 1, with so many times its weight (lazy
             regularization, StyleGAN2, arXiv 1912.04958).
-        penalty_weight: of MA-GP.
-        penalty_power: of MA-GP, >= 2.
-        ema: decay of the averaged generator, in [0, 1).
+        penalty_weight: of MA-GP, at least 0.
+        penalty_power: of MA-GP, at least 2.
+        ema: decay of the averaged generator, from 0 to below 1.
         precision: ``"fp32"``, or ``"bf16"``, which runs generator, discriminator and encoders under autocast.
             Parameters, MA-GP and losses stay in float32.
 
