@@ -97,6 +97,19 @@ def test_mask_predictor_gives_logits_and_masks_are_interpolated_as_logits():
     torch.testing.assert_close(MaskPredictor.to_mask(ramp, scale=2), expected)
 
 
+def test_mask_predictor_draws_with_batch_norm_folded_into_its_convolution():
+    predictor = MaskPredictor(3, hidden_channels=4)
+    x = torch.randn(2, 3, 5, 6)
+    for _ in range(3):
+        predictor(3 * x + 1)  # running statistics that are not the initial ones
+    with torch.no_grad():
+        predictor.layers[1].weight.uniform_(0.5, 2)
+        predictor.layers[1].bias.normal_()
+    expected = predictor.eval()(x)
+    with torch.no_grad():
+        torch.testing.assert_close(predictor(x), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_settings_show_in_repr():
     assert "5, cond_dim=8, hidden_dim=7, eps=1e-05, momentum=0.2, activation='relu'" in repr(
         SemanticAffineBN(5, 8, 7, momentum=0.2, activation="relu")

@@ -107,6 +107,16 @@ def test_a_mean_of_ten_thousand_deviations_costs_no_digits(upsample, last):
     assert worst(run(*tensors, **options), truth(*tensors, **options)) < 1e-4
 
 
+def test_rows_that_begin_far_from_the_rest_cost_no_digits():
+    """Sums are shifted by the first value, which must not matter where it is the odd one out."""
+    x = problem(2, 5, 32, 64, dtype=torch.float32)[1]
+    x[:, :, 0, 0] += 1e4
+    mean, var = OPS.masked_affine_norm_statistics(x, 5)
+    rows = x.double().flatten(2).flatten(0, 1)
+    torch.testing.assert_close(mean, rows.mean(1), rtol=0, atol=1e-4)  # of 221 deviations
+    torch.testing.assert_close(var, rows.var(1, correction=0), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("shape", [(3, 40, 16, 16), (1, 3, 300, 300), (2, 5, 7, 3)], ids=str)
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 def test_any_number_of_threads_gives_the_same_bits(shape, last):

@@ -56,8 +56,10 @@ PUBLIC = {
         "MaskPredictor MatchingAwareDiscriminator SSAConv SSAGAN SSAGANConfig SSAGenerator SemanticAffineBN "
         "__version__"
     ),
-    "t2ilayers.ops": "conv2d masked_affine_norm",
-    "t2ilayers.layers": "ActivatedBatchNorm Conv2d DownBlock MaskPredictor MatchingHead SSAConv SemanticAffineBN",
+    "t2ilayers.ops": "average_pool2d conv2d leaky_relu masked_affine_norm",
+    "t2ilayers.layers": (
+        "ActivatedBatchNorm Conv2d DownBlock LeakyReLU MaskPredictor MatchingHead SSAConv SemanticAffineBN"
+    ),
     "t2ilayers.encoders": (
         "ConvImageEncoder EmptyCaptionError ImageFeatures InceptionImageEncoder LSTMTextEncoder TextFeatures "
         "UnknownWordError Vocabulary tokenize"

@@ -2,11 +2,12 @@
 
 from .affine_norm import SemanticAffineBN
 from .batch_norm import ActivatedBatchNorm
-from .conv import Conv2d
 from .discriminator import DownBlock, MatchingHead
 from .mask import MaskPredictor
+from .penalized import Conv2d, LeakyReLU
 from .ssa_conv import SSAConv
 
 __all__ = [
-    "ActivatedBatchNorm", "Conv2d", "DownBlock", "MaskPredictor", "MatchingHead", "SSAConv", "SemanticAffineBN",
+    "ActivatedBatchNorm", "Conv2d", "DownBlock", "LeakyReLU", "MaskPredictor", "MatchingHead", "SSAConv",
+    "SemanticAffineBN",
 ]  # fmt: skip

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor, nn
 
-from .conv import Conv2d
+from ..ops import average_pool2d
+from .penalized import Conv2d, LeakyReLU
 
 
 class DownBlock(nn.Module):
@@ -40,15 +40,15 @@ class DownBlock(nn.Module):
         self.out_channels = out_channels
         self.residual = nn.Sequential(
             Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
-            nn.LeakyReLU(0.2),
+            LeakyReLU(0.2),
             Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-            nn.LeakyReLU(0.2),
+            LeakyReLU(0.2),
         )
         self.shortcut = nn.Identity() if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.shortcut(F.avg_pool2d(x, 2)) + self.gamma * self.residual(x)
+        return self.shortcut(average_pool2d(x)) + self.gamma * self.residual(x)
 
 
 class MatchingHead(nn.Module):
@@ -82,7 +82,7 @@ class MatchingHead(nn.Module):
         self.cond_dim = cond_dim
         self.layers = nn.Sequential(
             Conv2d(in_channels + cond_dim, hidden_channels, 3, padding=1, bias=False),
-            nn.LeakyReLU(0.2),
+            LeakyReLU(0.2),
             Conv2d(hidden_channels, 1, 4, bias=False),
         )
 

@@ -1,6 +1,6 @@
 """Stateless functions. They know nothing of modules and import torch only."""
 
-from .conv2d import conv2d
 from .masked_affine_norm import masked_affine_norm
+from .penalized import average_pool2d, conv2d, leaky_relu
 
-__all__ = ["conv2d", "masked_affine_norm"]
+__all__ = ["average_pool2d", "conv2d", "leaky_relu", "masked_affine_norm"]

@@ -318,7 +318,12 @@ class SSAGANStep:
     def _update(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        self.processes.average_gradients(optimizer.param_groups[0]["params"])
+        parameters = optimizer.param_groups[0]["params"]
+        for p in parameters:
+            # The penalty has no gradient by a bias. Adam must see zeros, for they age what it keeps.
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        self.processes.average_gradients(parameters)
         optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:

@@ -211,12 +211,16 @@ T2ILAYERS_INLINE Powers<T> powers(const T* x, int64_t count, T high, T low) {
 // value is itself far from the others, the mean found is the shift of a second pass.
 template <class T>
 T2ILAYERS_INLINE void moments(const T* x, int64_t count, double* mean, double* m2) {
-  const Powers<T> of = powers<T>(x, count, x[0], 0);
-  const T delta = of.first / T(count);
-  *mean = double(x[0]) + double(delta);
-  T squares = of.second - of.first * delta;
-  if (!(of.first * delta < 8 * squares)) squares = powers<T>(x, count, x[0], delta).second;
-  *m2 = squares;
+  Powers<T> of = powers<T>(x, count, x[0], 0);
+  *mean = double(x[0]);
+  T delta = of.first / T(count);
+  if (!(of.first * delta < 8 * (of.second - of.first * delta))) {
+    *mean += double(delta);
+    of = powers<T>(x, count, x[0], delta);
+    delta = of.first / T(count);
+  }
+  *mean += double(delta);
+  *m2 = of.second - of.first * delta;
 }
 
 template <class S, class T>

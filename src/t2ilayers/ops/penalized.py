@@ -1,4 +1,7 @@
-"""Convolution whose second derivatives are as fast as its first: what a gradient penalty spends its time on."""
+"""Functions of a discriminator whose second derivatives cost no more than they must.
+
+A gradient penalty differentiates a gradient, and torch's double backward of these functions does much for nothing.
+"""
 
 from __future__ import annotations
 
@@ -52,10 +55,74 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
         >>> w.grad.shape
         torch.Size([4, 3, 3, 3])
     """
-    ordinary = torch.compiler.is_compiling() or transformed() or torch.is_autocast_enabled(x.device.type)
-    if ordinary or not torch.is_grad_enabled():
+    if _ordinary() or torch.is_autocast_enabled(x.device.type):
         return F.conv2d(x, weight, bias, stride, padding)
     y: Tensor = _convolution(x, weight, bias, stride, padding)
+    return y
+
+
+def leaky_relu(x: Tensor, negative_slope: float = 0.2) -> Tensor:
+    r"""``torch.nn.functional.leaky_relu``, to be differentiated twice.
+
+    .. math:: y = \max(x, 0) + s \min(x, 0)
+
+    Its second derivative is zero almost everywhere. Torch returns it as a tensor of zeros, with which a gradient
+    penalty then runs backward through the whole network. Here there is no such path: what depends on ``x`` through
+    second derivatives of this function only, such as the biases before it, has no gradient (None) instead of zero.
+
+    Under ``torch.compile`` and ``torch.func`` it is torch's function.
+
+    Args:
+        x: floating point, of any shape ``(N, ...)``.
+        negative_slope: s, any number.
+
+    Returns:
+        The shape of ``x``.
+
+    Source: leaky relu, Maas, Hannun, Ng, *Rectifier Nonlinearities Improve Neural Network Acoustic Models*, 2013.
+
+    Example:
+        >>> x = torch.tensor([-1.0, 2.0], requires_grad=True)
+        >>> leaky_relu(x)
+        tensor([-0.2000,  2.0000], grad_fn=<_LeakyReLUBackward>)
+        >>> (slope,) = torch.autograd.grad(leaky_relu(x).sum(), x, create_graph=True)
+        >>> slope
+        tensor([0.2000, 1.0000])
+    """
+    if _ordinary():
+        return F.leaky_relu(x, negative_slope)
+    y: Tensor = _LeakyReLU.apply(x, negative_slope)  # type: ignore[no-untyped-call]
+    return y
+
+
+def average_pool2d(x: Tensor) -> Tensor:
+    r"""``torch.nn.functional.avg_pool2d(x, 2)``, to be differentiated twice.
+
+    .. math:: y_{ncij} = \tfrac14 \sum_{a, b \in \{0, 1\}} x_{nc, 2i+a, 2j+b}
+
+    It is linear, so its gradient does not depend on ``x``. Torch's says by zeros that it does not; see
+    :func:`leaky_relu`.
+
+    Args:
+        x: ``(N, C, H, W)`` with even H and W, floating point.
+
+    Returns:
+        ``(N, C, H/2, W/2)``.
+
+    Raises:
+        ValueError: an odd side.
+
+    Source: the shortcut of DF-GAN's discriminator, arXiv 2008.05865.
+
+    Example:
+        >>> average_pool2d(torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]]))
+        tensor([[[[3.]]]])
+    """
+    if x.shape[-2] % 2 or x.shape[-1] % 2:
+        raise ValueError(f"x must be (N, C, H, W) with even H and W, got {tuple(x.shape)}")
+    if _ordinary():
+        return F.avg_pool2d(x, 2)
+    y: Tensor = _AveragePool2d.apply(x)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -83,6 +150,11 @@ def without_weight_gradients() -> Iterator[None]:
         _no_weight_gradients = before
 
 
+def _ordinary() -> bool:
+    """Whether torch's own function will do, or must: nobody differentiates, or something looks into the graph."""
+    return not torch.is_grad_enabled() or torch.compiler.is_compiling() or transformed()
+
+
 def _gradients(dy: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, mask: list[bool]) -> Any:
     """By x, weight and bias, as far as ``mask`` asks for them."""
     return torch.ops.aten.convolution_backward(
@@ -108,13 +180,13 @@ class _Conv2d(torch.autograd.Function):
             return *_gradients(dy, x, weight, stride, padding, [need_x, need_weight, need_bias]), None, None
         if _no_weight_gradients:
             need_weight = need_bias = False
-        dx = _by_input(dy, x, weight, *ctx.geometry) if need_x else None
-        dweight = _by_weight(dy, x, weight, *ctx.geometry) if need_weight else None
+        dx = _by_input(dy, x.detach(), weight, *ctx.geometry) if need_x else None
+        dweight = _by_weight(dy, x, weight.detach(), *ctx.geometry) if need_weight else None
         return dx, dweight, dy.sum((0, 2, 3)) if need_bias else None, None, None
 
 
 class _ByInput(torch.autograd.Function):
-    """The gradient by x, linear in dy and in weight; of x it takes the shape."""
+    """The gradient by x, linear in dy and weight. Of x it takes the shape; detached, or backward would go on."""
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
@@ -129,12 +201,12 @@ class _ByInput(torch.autograd.Function):
     def backward(ctx: Any, v: Tensor) -> tuple[Any, ...]:
         dy, weight = ctx.saved_tensors
         by_dy = _convolution(v, weight, None, *ctx.geometry) if ctx.needs_input_grad[0] else None
-        by_weight = _by_weight(dy, v, weight, *ctx.geometry) if ctx.needs_input_grad[2] else None
+        by_weight = _by_weight(dy, v, weight.detach(), *ctx.geometry) if ctx.needs_input_grad[2] else None
         return by_dy, None, by_weight, None, None
 
 
 class _ByWeight(torch.autograd.Function):
-    """The gradient by weight, linear in dy and in x; of weight it takes the shape."""
+    """The gradient by weight, linear in dy and in x. Of weight it takes the shape."""
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
@@ -149,10 +221,34 @@ class _ByWeight(torch.autograd.Function):
     def backward(ctx: Any, v: Tensor) -> tuple[Any, ...]:
         dy, x = ctx.saved_tensors
         by_dy = _convolution(x, v, None, *ctx.geometry) if ctx.needs_input_grad[0] else None
-        by_x = _by_input(dy, x, v, *ctx.geometry) if ctx.needs_input_grad[1] else None
+        by_x = _by_input(dy, x.detach(), v, *ctx.geometry) if ctx.needs_input_grad[1] else None
         return by_dy, by_x, None, None, None
 
 
 _convolution: Callable[..., Any] = _Conv2d.apply
 _by_input: Callable[..., Any] = _ByInput.apply
 _by_weight: Callable[..., Any] = _ByWeight.apply
+
+
+class _LeakyReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, negative_slope: float) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x)
+        ctx.negative_slope = negative_slope
+        return F.leaky_relu(x, negative_slope)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        # Detached: as a function of x this is constant almost everywhere.
+        return torch.ops.aten.leaky_relu_backward(dy, x.detach(), ctx.negative_slope, False), None
+
+
+class _AveragePool2d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 2)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        return F.interpolate(dy / 4, scale_factor=2, mode="nearest")

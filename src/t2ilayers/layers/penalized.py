@@ -1,10 +1,10 @@
-"""Conv2d: the convolution of discriminators that are trained with a gradient penalty."""
+"""Conv2d and LeakyReLU: what discriminators that are trained with a gradient penalty are made of."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..ops import conv2d
+from ..ops import conv2d, leaky_relu
 
 
 class Conv2d(nn.Conv2d):
@@ -47,3 +47,33 @@ class Conv2d(nn.Conv2d):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return conv2d(input, weight, bias, stride=self.stride[0], padding=int(self.padding[0]))
+
+
+class LeakyReLU(nn.Module):
+    r"""``nn.LeakyReLU`` by :func:`t2ilayers.ops.leaky_relu`, without a second derivative.
+
+    .. math:: y = \max(x, 0) + s \min(x, 0)
+
+    Args:
+        negative_slope: s.
+
+    Shapes:
+        ``x (N, ...)`` of any shape, returns the same.
+
+    Source: see :func:`t2ilayers.ops.leaky_relu`.
+
+    Example:
+        >>> import torch
+        >>> LeakyReLU()(torch.tensor([-1.0, 2.0]))
+        tensor([-0.2000,  2.0000])
+    """
+
+    def __init__(self, negative_slope: float = 0.2) -> None:
+        super().__init__()
+        self.negative_slope = negative_slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        return leaky_relu(x, self.negative_slope)
+
+    def extra_repr(self) -> str:
+        return f"negative_slope={self.negative_slope}"

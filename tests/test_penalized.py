@@ -1,13 +1,14 @@
-"""conv2d against torch's own convolution, whose values and derivatives of every order it must share."""
+"""The functions of ops.penalized against torch's own: the same values and derivatives, at less cost."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from t2ilayers.layers import Conv2d
+from t2ilayers.layers import Conv2d, LeakyReLU
 from t2ilayers.losses import gradient_penalty
-from t2ilayers.ops import conv2d
+from t2ilayers.models import MatchingAwareDiscriminator
+from t2ilayers.ops import average_pool2d, conv2d, leaky_relu
 
 GEOMETRIES = [(3, 1, 1), (4, 2, 1), (4, 1, 0), (1, 1, 0), (3, 2, 0)]  # kernel, stride, padding
 
@@ -85,3 +86,62 @@ def test_the_layer_loads_torch_s_checkpoints_and_agrees():
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(ours(x), plain(x))
     assert repr(ours) == repr(plain)
+
+
+def test_leaky_relu_has_torch_s_derivatives():
+    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(leaky_relu(x, 0.3), F.leaky_relu(x, 0.3))
+    assert torch.equal(LeakyReLU(0.3)(x), leaky_relu(x, 0.3))
+    assert torch.autograd.gradcheck(leaky_relu, x)
+    assert torch.autograd.gradgradcheck(leaky_relu, x)
+
+
+def test_average_pool_has_torch_s_derivatives():
+    x = torch.randn(2, 3, 4, 6, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(average_pool2d(x), F.avg_pool2d(x, 2))
+    assert torch.autograd.gradcheck(average_pool2d, x)
+    assert torch.autograd.gradgradcheck(average_pool2d, x)
+    with pytest.raises(ValueError, match=r"even H and W, got \(2, 3, 4, 5\)"):
+        average_pool2d(x[..., :5])
+
+
+def test_a_penalty_has_torch_s_gradients_and_does_not_run_backward_on_zeros():
+    torch.manual_seed(0)
+    ours = MatchingAwareDiscriminator(image_size=16, ndf=4, cond_dim=8).double()
+    for block in ours.blocks:
+        block.gamma.data.fill_(0.5)
+    images = torch.randn(3, 3, 16, 16, dtype=torch.float64, requires_grad=True)
+    cond = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
+
+    def plain(images, cond):
+        """The discriminator of torch's own functions."""
+        x = F.conv2d(images, ours.from_image.weight, ours.from_image.bias, padding=1)
+        for block in ours.blocks:
+            residual = F.leaky_relu(F.conv2d(x, block.residual[0].weight, stride=2, padding=1), 0.2)
+            residual = F.leaky_relu(F.conv2d(residual, block.residual[2].weight, padding=1), 0.2)
+            pooled = F.avg_pool2d(x, 2)
+            if not isinstance(block.shortcut, torch.nn.Identity):
+                pooled = F.conv2d(pooled, block.shortcut.weight, block.shortcut.bias)
+            x = pooled + block.gamma * residual
+        joint = torch.cat([x, cond[:, :, None, None].expand(-1, -1, 4, 4)], 1)
+        hidden = F.leaky_relu(F.conv2d(joint, ours.head.layers[0].weight, padding=1), 0.2)
+        return F.conv2d(hidden, ours.head.layers[2].weight).flatten()
+
+    found = {}
+    for name, function in (("ours", ours), ("plain", plain)):
+        ours.zero_grad()
+        penalty = gradient_penalty(function(images, cond), [images, cond])
+        with profile(activities=[ProfilerActivity.CPU]) as events:
+            penalty.backward()
+        calls = sum(event.name == "aten::convolution_backward" for event in events.events())
+        found[name] = penalty, {k: p.grad for k, p in ours.named_parameters()}, calls
+    torch.testing.assert_close(found["ours"][0], found["plain"][0])
+    for key, expected in found["plain"][1].items():
+        grad = found["ours"][1][key]
+        if grad is None:
+            assert expected.count_nonzero() == 0
+            assert key.endswith("bias")
+        else:
+            torch.testing.assert_close(grad, expected)
+    convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in ours.modules())
+    assert found["ours"][2] == convolutions  # the gradient by each one's weights, and nothing else
