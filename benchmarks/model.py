@@ -210,7 +210,7 @@ def main() -> None:
     if arguments.as_users_run:
         record["as_users_run"] = as_users_run(arguments)
     if arguments.growth:
-        arguments.profile = False
+        arguments.profile, arguments.seconds, arguments.rounds = False, 1.5, 3  # many points, each less exact
         record["throughput"] = [measure(size, n, width, arguments, parts={"sampling"}) for n in (1, 64)]
         record["growth"] = {
             varied: [measure(*point, arguments, parts={"sampling", "generator"}) for point in points]
