@@ -128,6 +128,36 @@ def test_parts_of_a_model_are_timed_against_its_peer(tmp_path):
     assert "| 64 | iteration | 20.000 | 19.000–21.000 | 2.50× |" in benchmarks.page(tmp_path)
 
 
+def test_growth_is_drawn_and_throughput_is_listed(tmp_path):
+    def row(size, ours, plain):
+        peers = {
+            name: {
+                "median_ms": ms,
+                "quartile1_ms": ms,
+                "quartile3_ms": ms,
+                "peak_mib": ms,
+                "images_per_s": 4e3 / ms,
+            }
+            for name, ms in (("t2ilayers", ours), ("plain", plain))
+        }
+        return {"image_size": size, "batch": 4, "sampling": peers, "generator": peers}
+
+    rows = [row(32, 10.0, 20.0), row(64, 40.0, 80.0)]
+    record = {"environment": {}, "rows": rows[:1], "throughput": rows, "growth": {"image_size": rows}}
+    (tmp_path / "model_cpu.json").write_text(json.dumps(record))
+    text = benchmarks.page(tmp_path)
+    assert "| 4 | 400.0 | 200.0 |" in text
+    assert "| 64 | 4 | generator | 40.000 | 40.000–40.000 | 2.00× |" in text
+    drawing = text[text.index("Time and memory with size") : text.index("Time and memory of the generator's")]
+    points = re.findall(r'<circle class="(p\d)" cx="([\d.]+)" cy="([\d.]+)"', drawing)
+    assert len(points) == 8  # two sizes of two peers, in time and in memory
+    (_, x32, y32), (_, x64, y64) = points[:2]
+    assert (float(x32) < float(x64), float(y32) > float(y64)) == (
+        True,
+        True,
+    )  # larger is to the right, slower is up
+
+
 def test_an_evaluation_is_listed_number_by_number(tmp_path):
     record = {
         "command": "evaluate.py",
