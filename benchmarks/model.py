@@ -79,6 +79,7 @@ class Peers:
             result = generator(self.z, self.cond)
         return result if isinstance(result, Tensor) else result.images
 
+    @torch.no_grad()
     def check_equal(self) -> None:
         tolerance = 1e-3 if self.precision == "fp32" else 0.1
         for mode in (True, False):
@@ -207,8 +208,11 @@ def main() -> None:
     record: dict[str, Any] = {"environment": environment(arguments.device)}
     everything = {"sampling", "generator", "iteration"}
     record["rows"] = [measure(size, batch, width, arguments, parts=everything, compiled=arguments.compile)]
+    name = arguments.out or f"model_{arguments.device}"
+    write(name, record)
     if arguments.as_users_run:
         record["as_users_run"] = as_users_run(arguments)
+    path = write(name, record)
     if arguments.growth:
         arguments.profile, arguments.seconds, arguments.rounds = False, 1.5, 3  # many points, each less exact
         record["throughput"] = [measure(size, n, width, arguments, parts={"sampling"}) for n in (1, 64)]
@@ -220,7 +224,7 @@ def main() -> None:
                 ("width", product((64,), (4,), (16, 32, 64, 128))),
             )
         }
-    path = write(arguments.out or f"model_{arguments.device}", record)
+        write(name, record)
     print(path)
 
 
