@@ -96,8 +96,12 @@ def figure(drawing: str, caption: str) -> str:
 def timed_section(name: str, record: dict[str, Any]) -> Iterator[str]:
     rows = [timing for row in record["rows"] for timing in timings(row)]
     if "as_users_run" in record:
-        what = dict.fromkeys(rows[0].what, "") | {"part": "iteration, each with its own allocator"}
-        rows.append(Timing(what, record["as_users_run"]))
+        what = dict.fromkeys(rows[0].what, "") | {"part": "iteration, each with its own defaults"}
+        own, plain, *other_precisions = record["as_users_run"].items()
+        rows.append(Timing(what, dict((own, plain))))
+        for name, times in other_precisions:  # no peer of ours, but ours told otherwise
+            part = f"{what['part']}, ours with{name.removeprefix(own[0])}"
+            rows.append(Timing(what | {"part": part}, dict(((own[0], times), plain))))
     yield f"## {name}\n"
     yield "".join(f"- {key}: `{value}`\n" for key, value in record["environment"].items())
     yield losses(rows)
