@@ -37,8 +37,8 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
         x: ``(N, C_in, H, W)``, floating point.
         weight: ``(C_out, C_in, K, K)``, in the dtype of ``x``.
         bias: ``(C_out,)`` or None.
-        stride: >= 1, of both sides.
-        padding: zeros on every side, >= 0.
+        stride: of both sides, at least 1.
+        padding: zeros on every side, at least 0.
 
     Returns:
         ``(N, C_out, H', W')`` with ``H' = (H + 2 * padding - K) // stride + 1``.
