@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import native
+from . import native, registration
 
 Activation = Literal["none", "relu", "leaky_relu"]
 Stats = Literal["batch", "instance", "group"]
@@ -104,7 +104,7 @@ def masked_affine_norm(
     check_activation(activation)
     if impl not in ("auto", "reference", "native"):
         raise ValueError(f'impl must be "auto", "reference" or "native", got {impl!r}')
-    tracing = torch.compiler.is_compiling()
+    tracing = _is_compiling()
     # An exported program must run where this library is not, so it gets ordinary operations.
     ordinary = torch.compiler.is_exporting() if tracing else transformed()
     if ordinary and impl == "native" and not tracing:
@@ -132,6 +132,10 @@ def check_activation(activation: str) -> None:
     if activation not in ("none", "relu", "leaky_relu"):
         raise ValueError(f'activation must be "none", "relu" or "leaky_relu", got {activation!r}')
 
+
+# Found once; see registration.
+_is_compiling = torch.compiler.is_compiling
+_peek_interpreter_stack = torch._C._functorch.peek_interpreter_stack
 
 _DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))  # those of the native kernels
 _warned: set[str] = set()
@@ -164,7 +168,7 @@ def transformed() -> bool:
         >>> transformed()
         False
     """
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    return _peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 # What torch.compiler.assume_constant_result sets. Calling it would import torch._dynamo, for seconds.
@@ -190,11 +194,11 @@ def _native(
     tracing: bool,
 ) -> Tensor:
     """The reference's result by fused kernels; running statistics are updated here, outside of them."""
-    from .registration import normalize, normalize_synchronized
-
     slope = {"none": 1.0, "relu": 0.0, "leaky_relu": negative_slope}[activation]
     if stats == "batch" and training and process_group is not None:
-        y, mean, var, total = normalize_synchronized(x, gamma, beta, mask, eps, slope, upsample, process_group)
+        y, mean, var, total = registration.normalize_synchronized(
+            x, gamma, beta, mask, eps, slope, upsample, process_group
+        )
         count: int | Tensor = total
         if x.numel() <= x.shape[1]:  # only a rank with at most one value each can be part of a group with one
             _check_count(int(total))
@@ -202,7 +206,9 @@ def _native(
         fixed = stats == "batch" and not training
         divisions = 0 if stats == "batch" else x.shape[1] if groups is None else groups
         given = (running_mean, running_var) if fixed else (None, None)
-        y, mean, var = normalize(x, gamma, beta, mask, *given, divisions, eps, slope, upsample, tracing)
+        y, mean, var = registration.normalize(
+            x, gamma, beta, mask, *given, divisions, eps, slope, upsample, tracing
+        )
         count = x.numel() // x.shape[1]
     if training and running_mean is not None and running_var is not None:
         _update_running(running_mean, running_var, mean, var, count, upsample**2, momentum)

@@ -9,14 +9,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .masked_affine_norm import _reference, merge_over_ranks
-
 _OPS = torch.ops.t2ilayers
 _Optional = Tensor | None
+
+# What every call needs, found once: after a large map the interpreter's tables are out of the caches, and each
+# name looked up in torch's modules costs a microsecond or two.
+_forward: Any
+_backward: Any
+_BelowAutograd = torch._C._AutoDispatchBelowAutograd
 
 
 def register() -> None:
     """Register shape rules and gradients; to be called once, when the library that defines the ops is loaded."""
+    global _forward, _backward
+    _forward, _backward = _OPS.masked_affine_norm_forward.default, _OPS.masked_affine_norm_backward.default
     fakes: dict[str, Callable[..., Any]] = {
         "statistics": _fake_statistics,
         "forward": _fake_forward,
@@ -49,7 +55,7 @@ def normalize(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``(y, mean, var)`` by the native kernels; mean and biased variance are ``(C,)`` or ``(N * groups,)``."""
     # Torch's wrapper of a registered gradient costs as much as a small map. It is for graphs that are traced.
-    call: Any = _OPS.masked_affine_norm_forward.default if tracing else _Eager.call
+    call: Any = _forward if tracing else _Eager.call
     gamma, beta, mask = _parameters(x, gamma, beta, mask)
     if mean is not None and var is not None:
         mean, var = mean.double(), var.double()
@@ -188,13 +194,12 @@ def _forward_gradient(ctx: Any, dy: _Optional, *_: Any) -> tuple[Any, ...]:
     x, gamma, beta, mask, mean, var = ctx.saved_tensors
     need_dx, need_dgamma, need_dbeta, need_dmask = ctx.needs_input_grad[:4]
     needs = need_dx, need_dgamma or need_dbeta, need_dmask
-    backward = _OPS.masked_affine_norm_backward.default
     tensors = dy, x, gamma, beta, mask, mean, var
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        dx, dgamma, dbeta, dmask = backward(*tensors, *ctx.options, ctx.constant, *needs)
+        dx, dgamma, dbeta, dmask = _backward(*tensors, *ctx.options, ctx.constant, *needs)
     else:  # nobody asks for a second order
-        with torch._C._AutoDispatchBelowAutograd():
-            dx, dgamma, dbeta, dmask = backward(*tensors, *ctx.options, ctx.constant, *needs)
+        with _BelowAutograd():
+            dx, dgamma, dbeta, dmask = _backward(*tensors, *ctx.options, ctx.constant, *needs)
     return (
         dx if need_dx else None,
         dgamma if need_dgamma else None,
@@ -214,8 +219,8 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        with torch._C._AutoDispatchBelowAutograd():
-            result: tuple[Tensor, Tensor, Tensor] = _OPS.masked_affine_norm_forward.default(*arguments)
+        with _BelowAutograd():
+            result: tuple[Tensor, Tensor, Tensor] = _forward(*arguments)
         _save_forward(ctx, arguments, result)
         return result
 
@@ -300,6 +305,8 @@ def _composed(
     constant: bool,
 ) -> Tensor:
     """The reference, by the options that the native ops have."""
+    from .masked_affine_norm import _reference
+
     dtype = torch.promote_types(x.dtype, torch.float32)
     return _reference(
         x, gamma, beta, mask, mean.to(dtype) if constant else None, var.to(dtype) if constant else None,
@@ -329,6 +336,8 @@ class SynchronizedNorm(torch.autograd.Function):
         upsample: int,
         group: dist.ProcessGroup,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        from .masked_affine_norm import merge_over_ranks
+
         mean, var = _OPS.masked_affine_norm_statistics(x, 0)
         local = x.numel() // x.shape[1]
         mean, var, count = merge_over_ranks(local, mean, var * local, group)
@@ -346,6 +355,8 @@ class SynchronizedNorm(torch.autograd.Function):
         if dy is None:  # every rank joins the collective, whatever its loss used
             dy = x.new_zeros((*x.shape[:2], *(ctx.options[-1] * side for side in x.shape[2:])))
         if torch.is_grad_enabled():  # for a second order, compose the first
+            from .masked_affine_norm import _reference
+
             _, eps, slope, upsample = ctx.options
             inputs = [t for t in (x, gamma, beta, mask) if t is not None and t.requires_grad]
             y = _reference(

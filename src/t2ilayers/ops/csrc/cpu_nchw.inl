@@ -484,13 +484,14 @@ struct PlanesBackward {
   void finish_dmask(Parallel run) const {
     if (!b.dmask || blocks.per_sample == 1) return;
     const int64_t all = planes.p.n * planes.p.out_pixels();
-    parallel(run, ceil_div(all, kChunk), [&](int64_t begin, int64_t end) {
-      T* out = static_cast<T*>(b.dmask);
-      for_vectors<T>(smaller(all, end * kChunk) - begin * kChunk, [&](int64_t i, int64_t some) T2ILAYERS_LAMBDA {
+    constexpr int64_t some = 128;  // pixels: few, as a small map has only so many and each is a sum of many parts
+    parallel(run, ceil_div(all, some), [&](int64_t begin, int64_t end) {
+      const T* from = partial_dmask + begin * some;
+      T* to = static_cast<T*>(b.dmask) + begin * some;
+      for_vectors<T>(smaller(all, end * some) - begin * some, [&](int64_t i, int64_t lanes) T2ILAYERS_LAMBDA {
         Vec<T> total{};
-        for (int64_t part = 0; part < blocks.per_sample; ++part)
-          total += load(partial_dmask + part * all + begin * kChunk + i, some);
-        store(out + begin * kChunk + i, total, some);
+        for (int64_t part = 0; part < blocks.per_sample; ++part) total += load(from + part * all + i, lanes);
+        store(to + i, total, lanes);
       });
     });
   }
