@@ -69,9 +69,9 @@ def time_in_turn(
 ) -> dict[str, dict[str, float]]:
     """Median and quartiles in milliseconds of each call, the peers taking turns in every round.
 
-    Turns let all of them meet the machine's moods alike. Each gets about ``seconds`` in all, after calls that do not
-    count, a fifth as many, in each turn: what another peer left in caches and branch predictors makes the first ten
-    calls of a small op up to twice as slow.
+    Turns let all of them meet the machine's moods alike. Each gets about ``seconds`` in all. A fifth as many calls
+    before each turn do not count: what another peer left in caches and branch predictors makes the first ten calls
+    of a small op up to twice as slow.
     """
     repeats = {}
     for name, call in calls.items():
