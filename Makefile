@@ -60,14 +60,12 @@ bench-gpu: install
 	$(BIN)/python benchmarks/model.py --device cuda --batch 24 --width 64 --compile --profile --precision bf16 \
 	  --out model_cuda_bf16
 
-# Trains at 32 px on drawn shapes, then measures. SEED=1 gives another run. Convolutions in bfloat16 are faster
-# only where the processor has the instructions for them.
+# Trains at 32 px on drawn shapes, then measures. SEED=1 gives another run.
 SEED ?= 0
-PRECISION ?= $(shell grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo && echo bf16 || echo fp32)
 demo: install
 	rm -rf $(DEMO)
 	$(BIN)/python examples/train_ssagan.py --data shapes --image-size 32 --ngf 32 --ndf 32 --mask-channels 32 \
-	  --batch-size 32 --precision $(PRECISION) --damsm-steps 600 --steps 1000 --penalty-every 4 --lr-generator 1e-3 \
+	  --batch-size 32 --damsm-steps 600 --steps 1000 --penalty-every 4 --lr-generator 1e-3 \
 	  --lr-discriminator 1e-3 --lr-encoders 2e-4 --damsm-weight 0.2 --ema 0.99 --sample-every 250 --seed $(SEED) \
 	  --out $(DEMO)
 	$(BIN)/python examples/evaluate.py $(DEMO)/model --data shapes --out $(DEMO)/evaluation.json

@@ -3,8 +3,8 @@
 Both models hold the same weights, and this script refuses to compare two that draw different pictures. Peers take
 turns in one process, the allocator keeping large blocks for both and the penalty a step of its own in both.
 `--as-users-run` times each iteration in a process of its own with its own defaults: the plain one with the
-allocator as one finds it and the penalty as published, ours with large blocks kept and the penalty in the
-discriminator's loss.
+allocator as one finds it and the penalty as published, ours with large blocks kept, the penalty in the
+discriminator's loss, and in the precision that train_ssagan.py takes here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from t2ilayers import SSAGAN, SSAGANConfig
 from t2ilayers.interop import official
-from t2ilayers.training import SSAGANStep, StepConfig, keep_large_blocks
+from t2ilayers.training import SSAGANStep, StepConfig, fastest_precision, keep_large_blocks
 
 VOCABULARY, WORDS = 5450, 18  # CUB's
 KINDS = {  # operator names by what they do; the rest is "other"
@@ -165,12 +165,12 @@ def measure(
 
 
 def as_users_run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The iteration of each in a process of its own, with its own defaults; ours in bfloat16 as well."""
+    """The iteration of each in a process of its own, with its own defaults; ours in float32 as well."""
     found: dict[str, Any] = {}
     for name, peer, precision in (
-        ("t2ilayers", "t2ilayers", "fp32"),
+        ("t2ilayers", "t2ilayers", fastest_precision()),
         ("plain", "plain", "fp32"),
-        ("t2ilayers --precision bf16", "t2ilayers", "bf16"),
+        ("t2ilayers --precision fp32", "t2ilayers", "fp32"),
     ):
         command = [sys.executable, __file__, "--only", peer, "--rounds", str(arguments.rounds), "--size",
                    str(arguments.size), "--batch", str(arguments.batch), "--width", str(arguments.width),

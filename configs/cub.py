@@ -42,7 +42,7 @@ config = Config(
         penalty_power=6.0,
         # Not published: there the last weights of the generator are sampled from, which is --ema 0.
         ema=0.999,
-        # As published; --precision bf16 is faster on hardware that has it.
+        # As published, on every machine; --precision bf16 is faster where there are units for it.
         precision="fp32",
     ),
     workers=4,

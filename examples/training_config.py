@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from t2ilayers import SSAGANConfig
-from t2ilayers.training import StepConfig
+from t2ilayers.training import StepConfig, fastest_precision
 
 
 @dataclasses.dataclass
@@ -38,7 +38,9 @@ class Config:
     """GAN iterations, at least 1."""
     damsm_steps: int = 2_000
     """Iterations of DAMSM pre-training before, at least 0."""
-    step: Annotated[StepConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=StepConfig)
+    step: Annotated[StepConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=lambda: StepConfig(precision=fastest_precision())
+    )
     image_encoder: Literal["conv", "inception"] = "conv"
     """A small encoder for 32 to 128 px, or Inception-v3 for larger pictures."""
     image_encoder_weights: Path | None = None

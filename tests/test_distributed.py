@@ -127,7 +127,8 @@ def test_synchronizing_reaches_every_norm_of_the_generator():
 
 
 def test_torchrun_writes_once_and_what_one_process_writes(tmp_path):
-    flags = ["--batch-size", "5", "--damsm-steps", "1", "--steps", "2"]
+    # In bfloat16 two processes round a batch differently from one, by as much as it moves in a step.
+    flags = ["--batch-size", "5", "--damsm-steps", "1", "--steps", "2", "--precision", "fp32"]
     result = run_script(tmp_path / "one", *flags)
     assert result.returncode == 0, result.stderr
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

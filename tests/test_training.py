@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from t2ilayers.training import (
     NonFiniteLossError,
     SSAGANStep,
     StepConfig,
+    fastest_precision,
     keep_large_blocks,
     latest_checkpoint,
     load_checkpoint,
@@ -108,6 +110,14 @@ def test_bf16_keeps_parameters_and_penalty_in_float32():
     assert all(torch.isfinite(value) for value in losses.values())
     assert losses["d_penalty"].dtype == torch.float32
     assert {p.dtype for p in step.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.skipif(
+    torch.accelerator.is_available() or not Path("/proc/cpuinfo").exists(), reason="asks Linux about its CPU"
+)
+def test_a_cpu_is_taken_to_be_faster_in_bf16_where_linux_sees_its_matrix_unit():
+    flags = re.search(r"^(?:flags|Features)\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].split()
+    assert fastest_precision() == ("bf16" if "amx_bf16" in flags else "fp32")
 
 
 def test_ema_is_the_recursion_with_its_warm_up():
@@ -278,4 +288,5 @@ def test_the_run_is_described(whole_run):
     run = json.loads((whole_run / "run.json").read_text())
     assert run["flags"]["ngf"] == 2
     assert run["flags"]["text_encoder"] == "joint"
+    assert run["flags"]["precision"] == fastest_precision()
     assert run["versions"]["torch"] == torch.__version__

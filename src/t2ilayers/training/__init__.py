@@ -5,7 +5,7 @@ from .ema import EMA
 from .log import MetricsLog, NonFiniteLossError
 from .memory import keep_large_blocks
 from .processes import Processes, synchronize_statistics
-from .step import EncoderStep, SSAGANStep, StepConfig
+from .step import EncoderStep, SSAGANStep, StepConfig, fastest_precision
 
 __all__ = [
     "EMA",
@@ -15,6 +15,7 @@ __all__ = [
     "Processes",
     "SSAGANStep",
     "StepConfig",
+    "fastest_precision",
     "keep_large_blocks",
     "latest_checkpoint",
     "load_checkpoint",
