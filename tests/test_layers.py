@@ -39,6 +39,10 @@ def test_ssa_conv_is_the_published_block(c_in, c_out, upsample):
     residual = block.conv1(paper_sabn(block.norm1, big, cond, mask))
     residual = block.conv2(paper_sabn(block.norm2, residual, cond, mask))
     torch.testing.assert_close(y, block.shortcut(big) + block.gamma * residual)
+    before = x.clone()
+    with torch.no_grad():  # adds in place, in another way
+        torch.testing.assert_close(block(x, cond)[0], y)
+    torch.testing.assert_close(x, before, rtol=0, atol=0)
 
 
 def test_ssa_conv_takes_a_mask_from_outside_and_returns_it():

@@ -92,10 +92,16 @@ class SSAConv(nn.Module):
         # gamma conv(h) is a convolution by gamma times the weights, which are few.
         weights = {name: self.gamma * value for name, value in self.conv2.named_parameters()}
         residual = torch.func.functional_call(self.conv2, weights, residual)
+        shortcut = self.shortcut(x)
         if not self.upsample:
-            return self.shortcut(x) + residual, mask
-        # In place: the upsampled map becomes the sum. Its backward is the one of upsampling, which is fast.
-        return F.interpolate(self.shortcut(x), scale_factor=2, mode="nearest").add_(residual), mask
+            return shortcut + residual, mask
+        if torch.is_grad_enabled() or shortcut.dtype != residual.dtype:
+            # In place: the upsampled map becomes the sum. Its backward is the one of upsampling, which is fast.
+            return F.interpolate(shortcut, scale_factor=2, mode="nearest").add_(residual), mask
+        # Where nobody differentiates, in one pass: a pixel of the shortcut goes to its four copies.
+        copies = residual.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (N, C_out, H, 2, W, 2)
+        copies += shortcut[:, :, :, None, :, None]
+        return residual, mask
 
     def extra_repr(self) -> str:
         return f"upsample={self.upsample}"
