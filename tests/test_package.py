@@ -82,7 +82,7 @@ PUBLIC = {
         "train_attribute_classifier"
     ),
     "t2ilayers.training": (
-        "EMA EncoderStep MetricsLog NonFiniteLossError Processes SSAGANStep StepConfig keep_large_blocks "
+        "EMA EncoderStep MetricsLog NonFiniteLossError Processes SSAGANStep StepConfig fastest_precision keep_large_blocks "
         "latest_checkpoint load_checkpoint save_checkpoint synchronize_statistics"
     ),
     "t2ilayers.interop.official": (

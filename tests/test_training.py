@@ -3,6 +3,8 @@
 import json
 import platform
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -208,6 +210,23 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step(tmp_path):
 
 def test_the_allocator_takes_the_advice_where_it_is_glibc():
     assert keep_large_blocks() == (platform.libc_ver()[0] == "glibc")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="advice to glibc")
+def test_a_block_of_any_size_is_kept_once_it_was_touched():
+    code = """
+import resource
+import torch
+from t2ilayers.training import keep_large_blocks
+keep_large_blocks()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(1280 << 20, dtype=torch.uint8).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults(), faults())
+"""
+    first, second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
+    assert int(second) < 100 < int(first)
 
 
 def test_old_checkpoints_go_and_torn_ones_are_named(tmp_path):

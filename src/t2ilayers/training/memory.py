@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
 
 
 def keep_large_blocks() -> bool:
@@ -19,7 +19,7 @@ def keep_large_blocks() -> bool:
     Returns:
         Whether the allocator took the advice; False where it is not glibc.
 
-    Source: ``mallopt(3)``, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD.
+    Source: ``mallopt(3)``, M_MMAP_MAX and M_TRIM_THRESHOLD.
 
     Example:
         >>> keep_large_blocks() in (True, False)
@@ -30,5 +30,4 @@ def keep_large_blocks() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have no such function
     if mallopt is None:
         return False
-    gib = 1 << 30
-    return bool(mallopt(_M_MMAP_THRESHOLD, gib)) and bool(mallopt(_M_TRIM_THRESHOLD, gib))
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, -1))
