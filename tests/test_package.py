@@ -82,8 +82,8 @@ PUBLIC = {
         "train_attribute_classifier"
     ),
     "t2ilayers.training": (
-        "EMA EncoderStep MetricsLog NonFiniteLossError Processes SSAGANStep StepConfig fastest_precision keep_large_blocks "
-        "latest_checkpoint load_checkpoint save_checkpoint synchronize_statistics"
+        "EMA EncoderStep MetricsLog NonFiniteLossError Processes SSAGANStep StepConfig fastest_precision "
+        "keep_large_blocks latest_checkpoint load_checkpoint save_checkpoint synchronize_statistics"
     ),
     "t2ilayers.interop.official": (
         "export load_discriminator load_generator load_image_encoder load_text_encoder"
