@@ -60,7 +60,7 @@ import sys, pathlib, torch
 from t2ilayers import doctor
 from t2ilayers.ops import native
 native._SOURCES = pathlib.Path(sys.argv.pop(1))
-native._register = lambda: print("registered", torch.ops.t2ilayers.cpu_capability())
+native.registration.register = lambda: print("registered", torch.ops.t2ilayers.cpu_capability())
 """
 nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
 

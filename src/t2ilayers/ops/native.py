@@ -29,6 +29,8 @@ from typing import NamedTuple
 
 import torch
 
+from . import registration
+
 ARCHITECTURES = (80, 90, 100)
 """What the CUDA library is compiled for where no GPU is present to tell; newer ones run the newest one's PTX."""
 
@@ -204,14 +206,8 @@ def _load(device: str) -> str | None:
     except RuntimeError as error:
         return str(error).splitlines()[0]
     if device == "cpu":
-        _register()
+        registration.register()
     return None
-
-
-def _register() -> None:
-    from . import registration  # imported late: it refers to ops that exist only now
-
-    registration.register()
 
 
 def _check_allowed() -> None:
