@@ -96,11 +96,11 @@ def figure(drawing: str, caption: str) -> str:
 def timed_section(name: str, record: dict[str, Any]) -> Iterator[str]:
     rows = [timing for row in record["rows"] for timing in timings(row)]
     if "as_users_run" in record:
-        what = dict.fromkeys(rows[0].what, "") | {"part": "iteration, each with its own defaults"}
+        what = dict.fromkeys(rows[0].what, "") | {"part": "defaults, an iteration of each with its own"}
         own, plain, *other_precisions = record["as_users_run"].items()
         rows.append(Timing(what, dict((own, plain))))
         for name, times in other_precisions:  # no peer of ours, but ours told otherwise
-            part = f"{what['part']}, ours with{name.removeprefix(own[0])}"
+            part = f"in {name.split()[-1]}, the same with ours told {name.removeprefix(own[0]).strip()}"
             rows.append(Timing(what | {"part": part}, dict(((own[0], times), plain))))
     yield f"## {name}\n"
     yield "".join(f"- {key}: `{value}`\n" for key, value in record["environment"].items())
