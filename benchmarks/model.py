@@ -168,7 +168,7 @@ def as_users_run(arguments: argparse.Namespace) -> dict[str, Any]:
     """The iteration of each in a process of its own, with its own defaults; ours in float32 as well."""
     found: dict[str, Any] = {}
     for name, peer, precision in (
-        ("t2ilayers", "t2ilayers", fastest_precision()),
+        ("t2ilayers", "t2ilayers", fastest_precision(torch.device(arguments.device))),
         ("plain", "plain", "fp32"),
         ("t2ilayers --precision fp32", "t2ilayers", "fp32"),
     ):

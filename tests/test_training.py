@@ -114,12 +114,10 @@ def test_bf16_keeps_parameters_and_penalty_in_float32():
     assert {p.dtype for p in step.model.parameters()} == {torch.float32}
 
 
-@pytest.mark.skipif(
-    torch.accelerator.is_available() or not Path("/proc/cpuinfo").exists(), reason="asks Linux about its CPU"
-)
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="asks Linux about its CPU")
 def test_a_cpu_is_taken_to_be_faster_in_bf16_where_linux_sees_its_matrix_unit():
     flags = re.search(r"^(?:flags|Features)\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].split()
-    assert fastest_precision() == ("bf16" if "amx_bf16" in flags else "fp32")
+    assert fastest_precision(torch.device("cpu")) == ("bf16" if "amx_bf16" in flags else "fp32")
 
 
 def test_ema_is_the_recursion_with_its_warm_up():

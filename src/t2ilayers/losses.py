@@ -43,7 +43,7 @@ def _check_logits(name: str, logits: Tensor, *, empty: bool = False) -> None:
 
 
 class HingeLoss(NamedTuple):
-    """The terms of :func:`hinge_discriminator_loss`, each a scalar.
+    """The terms of :func:`hinge_discriminator_loss`, each of shape ``()``.
 
     ``mismatched`` is None where no mismatched logits were given.
 
@@ -323,7 +323,7 @@ def matching_aware_gradient_penalty(
 
 
 class DAMSMLoss(NamedTuple):
-    """The terms of :func:`damsm_loss`, each a scalar: ``i2t`` an image among captions, ``t2i`` the reverse.
+    """The terms of :func:`damsm_loss`, each ``()``: ``i2t`` an image among captions, ``t2i`` the reverse.
 
     Example:
         >>> import torch

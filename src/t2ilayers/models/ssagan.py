@@ -148,7 +148,7 @@ class _ToPicture(nn.Conv2d):
     """The 3x3 convolution to a picture, on a CPU in float32 for four neighbouring pixels of a row at once.
 
     A vector has sums of 16 channels and a picture 3: four pixels are 12, of the kernel in its four places within a
-    row of 6. Forward takes 0.6 of the time.
+    row of 6. Forward takes 0.6 of the time (a Xeon, batch 4, 32 channels, 256 px).
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -47,7 +47,8 @@ class StepConfig:
         penalty_power: of MA-GP, at least 2.
         ema: decay of the averaged generator, from 0 to below 1.
         precision: ``"fp32"``, or ``"bf16"``, which runs generator, discriminator and encoders under autocast.
-            Parameters, MA-GP and losses stay in float32. ``train_ssagan.py`` takes the faster one of this machine.
+            Parameters, MA-GP and losses stay in float32. ``train_ssagan.py`` takes bf16 where the machine has
+            units for it.
 
     Raises:
         ValueError: a setting outside its range.
@@ -364,22 +365,26 @@ class SSAGANStep:
                 group["lr"] = rate
 
 
-def fastest_precision() -> Precision:
-    """``"bf16"`` where the GPU or, where there is none, the CPU has units that multiply matrices in it.
+def fastest_precision(device: torch.device | None = None) -> Precision:
+    """``"bf16"`` where a device has units that multiply matrices in it, else ``"fp32"``.
 
-    That is a GPU from Ampere on, and a CPU with AMX, where an iteration takes half the time. Everywhere else it is
-    ``"fp32"``: on a Xeon the vector instructions AVX-512 BF16 alone make an iteration 1.4 times longer.
+    They are in CUDA GPUs from Ampere on, and in CPUs with AMX. On a Xeon with AMX an iteration takes 0.56 of the
+    time of one in float32 (``benchmarks/model.py --as-users-run``), and 1.4 times as long with AMX switched off by
+    ``ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16``, which leaves only vector instructions. No GPU was measured.
+
+    Args:
+        device: by default the accelerator or, where there is none, the CPU.
 
     Example:
         >>> StepConfig(precision=fastest_precision()).precision in ("bf16", "fp32")
         True
     """
-    if torch.cuda.is_available():
-        supported = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif torch.accelerator.is_available():
-        supported = False
-    else:
+    if device is None and torch.accelerator.is_available():
+        device = torch.accelerator.current_accelerator()
+    if device is None or device.type == "cpu":
         supported = torch.cpu.get_capabilities().get("amx_bf16", False)
+    else:
+        supported = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if supported else "fp32"
 
 
