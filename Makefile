@@ -30,11 +30,11 @@ docs: .venv/installed-docs
 test-docs: docs
 	command -v chromedriver || { apt-get update -qq && apt-get install --yes --quiet --no-install-recommends \
 	  chromium chromium-driver; }
-	$(BIN)/pytest --quiet tests/test_docs.py tests/test_docs_browser.py
+	$(BIN)/pytest --quiet tests/docs
 
 # On a machine with a CUDA device; elsewhere every test is skipped.
 test-gpu: install
-	$(BIN)/pytest -m gpu tests/test_gpu.py
+	$(BIN)/pytest -m gpu tests/ops/test_gpu.py
 
 check: install
 	$(BIN)/ruff check .
@@ -47,7 +47,7 @@ cuda-check: install
 
 # The op's tests on kernels compiled with the address and undefined-behaviour sanitizers.
 sanitize: install
-	bash tests/sanitize.sh $(BIN)
+	bash tests/ops/sanitize.sh $(BIN)
 
 # Minutes, on an otherwise idle machine; results go to benchmarks/results.
 bench: install

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from common import environment, peak_bytes, time_in_turn, write
 from torch import Tensor
 
-from t2ilayers.ops import masked_affine_norm, native
+from t2ilayers.ops import build, masked_affine_norm
 from t2ilayers.training import keep_large_blocks
 
 # (C, H) of y at the seven stages of SSA-GAN at 256 px and ngf 64; upsample halves the H of x.
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--out", help="name of the result, by default op_cpu or op_cuda")
     arguments = parser.parse_args()
     device = arguments.device
-    if reason := native.why_not(device):
+    if reason := build.why_not(device):
         parser.error(f"there is nothing to compare: {reason}")
     warnings.simplefilter("ignore")  # torch.compile's
     torch.backends.cuda.matmul.allow_tf32 = True

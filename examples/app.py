@@ -25,8 +25,8 @@ import tyro
 from torch import Tensor
 
 from t2ilayers import SSAGAN
+from t2ilayers.figures import to_picture
 from t2ilayers.training import keep_large_blocks
-from t2ilayers.training.figures import to_picture
 
 PAGE = Path(__file__).with_suffix(".html")
 MOST_BYTES = 4 * 2**20  # of a request; painted masks for 256 px are 0.1 MB

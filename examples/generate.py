@@ -15,8 +15,8 @@ from typing import Annotated
 import tyro
 
 from t2ilayers import SSAGAN
+from t2ilayers.figures import mask_sheet, sample_sheet, save_image, to_picture
 from t2ilayers.training import keep_large_blocks
-from t2ilayers.training.figures import mask_sheet, sample_sheet, save_image, to_picture
 
 
 @dataclass

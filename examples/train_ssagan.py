@@ -36,6 +36,7 @@ import t2ilayers
 from t2ilayers import SSAGAN
 from t2ilayers.data import Batch, BatchDataset, CaptionedDataset, open_dataset
 from t2ilayers.encoders import LSTMTextEncoder
+from t2ilayers.figures import loss_curves, mask_sheet, sample_sheet, save_image
 from t2ilayers.interop import official
 from t2ilayers.training import (
     EncoderStep,
@@ -48,7 +49,6 @@ from t2ilayers.training import (
     load_checkpoint,
     save_checkpoint,
 )
-from t2ilayers.training.figures import loss_curves, mask_sheet, sample_sheet, save_image
 from training_config import MAY_CHANGE, Config, flat_flags, read_config
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from t2ilayers.training.figures import loss_curves, mask_sheet, sample_sheet, save_image, to_picture
+from t2ilayers.figures import loss_curves, mask_sheet, sample_sheet, save_image, to_picture
 
 LONG = "the small orange triangle to the left of a very large magenta star on a checked olive background today"
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2ilayers.encoders.vocabulary import EmptyCaptionError, UnknownWordError, Vocabulary, tokenize
+from t2ilayers.vocabulary import EmptyCaptionError, UnknownWordError, Vocabulary, tokenize
 
 BIRDS = ["a red bird", "this bird has a short bill", "the bird\ufffd\ufffds crown is blue"]
 

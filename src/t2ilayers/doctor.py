@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from . import __version__
-from .ops import native
+from .ops import build
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if options.build:
             for device in ("cpu", "cuda") if torch.version.cuda else ("cpu",):
-                native.build(device)
+                build.build(device)
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
@@ -60,11 +60,11 @@ def report() -> Iterator[tuple[str, str]]:
     yield "torch", f"{torch.__version__}, built for CUDA {torch.version.cuda or '(none)'}"
     yield "Python", platform.python_version()
     yield "platform", platform.platform()
-    yield "C++ compiler", _answer(native.find_compiler, "cpu")
-    yield "CUDA compiler", _answer(native.find_compiler, "cuda")
-    gpus = range(torch.cuda.device_count() if native.no_device("cuda") is None else 0)
+    yield "C++ compiler", _answer(build.find_compiler, "cpu")
+    yield "CUDA compiler", _answer(build.find_compiler, "cuda")
+    gpus = range(torch.cuda.device_count() if build.no_device("cuda") is None else 0)
     yield "GPUs", ", ".join(torch.cuda.get_device_name(i) for i in gpus) or "none"
-    yield "cache", _answer(native.cache_folder)
+    yield "cache", _answer(build.cache_folder)
     yield "T2ILAYERS_BUILD", os.environ.get("T2ILAYERS_BUILD", "not set") + " (0 forbids compiling)"
     yield "CPU library", _answer(_library, "cpu")
     yield "CUDA library", _answer(_library, "cuda")
@@ -81,45 +81,45 @@ def _answer(question: Callable[..., object], *args: str) -> str:
 
 
 def _library(device: str) -> object:
-    missing = "not built" if native.no_device(device) else "not built yet; the first use compiles it"
-    return native.find(device) or missing
+    missing = "not built" if build.no_device(device) else "not built yet; the first use compiles it"
+    return build.find(device) or missing
 
 
 def _used(device: str) -> str:
     """What tensors of a device use. Loads libraries that are built, but builds none."""
-    if native.no_device(device) is None:
+    if build.no_device(device) is None:
         try:
-            if None in (native.find("cpu"), native.find(device)):
+            if None in (build.find("cpu"), build.find(device)):
                 return "native kernels, once compiled"
         except RuntimeError as error:
             return f"the reference: {str(error).splitlines()[0]}"
-    if reason := native.why_not(device):
+    if reason := build.why_not(device):
         return f"the reference: {reason}"
     return f"native kernels, {torch.ops.t2ilayers.cpu_capability()}" if device == "cpu" else "native kernels"
 
 
 def cuda_check() -> Iterator[str]:
     """Lines on what was checked. RuntimeError at the first thing that is wrong."""
-    path = native.build("cuda", architectures=native.ARCHITECTURES)
+    path = build.build("cuda", architectures=build.ARCHITECTURES)
     yield f"compiled and linked: {path}"
     if cuobjdump := shutil.which("cuobjdump"):
         options = ("--list-elf", "--list-ptx")
         listing = "".join(subprocess.check_output([cuobjdump, o, str(path)], text=True) for o in options)
         found = sorted(set(re.findall(r"\.(sm_\d+\.(?:cubin|ptx))", listing)))
-        newest = max(native.ARCHITECTURES)
-        expected = sorted([*(f"sm_{a}.cubin" for a in native.ARCHITECTURES), f"sm_{newest}.ptx"])
+        newest = max(build.ARCHITECTURES)
+        expected = sorted([*(f"sm_{a}.cubin" for a in build.ARCHITECTURES), f"sm_{newest}.ptx"])
         if found != expected:
             raise RuntimeError(f"the library should hold {expected}, got {found}")
         yield f"holds: {' '.join(found)}"
-    if reason := native.why_not("cpu"):
+    if reason := build.why_not("cpu"):
         raise RuntimeError(reason)
-    native.load_library(path)
+    build.load_library(path)
     kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     names = [n for n in torch._C._dispatch_get_all_op_names() if n.startswith("t2ilayers::") and kernel(n, "CPU")]
     if lacking := [n for n in names if not kernel(n, "CUDA")]:
         raise RuntimeError(f"these ops have a CPU kernel but no CUDA kernel: {lacking}")
     yield f"loaded: {len(names)} ops have a CPU and a CUDA kernel"
-    if reason := native.no_device("cuda"):
+    if reason := build.no_device("cuda"):
         yield f"not run: {reason}"
 
 

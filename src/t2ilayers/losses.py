@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .ops.penalized import without_weight_gradients
+from .ops._gradfix import without_weight_gradients
 
 __all__ = [
     "DAMSMLoss",

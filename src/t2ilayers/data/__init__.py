@@ -1,11 +1,8 @@
 """Datasets of captioned pictures, drawn or read from folders and tar files, and batches by step."""
 
-from .base import CaptionedDataset, Sample
 from .batches import Batch, BatchDataset, collate
-from .coco import COCODataset
-from .cub import CUBDataset
-from .folder import CaptionFolder
-from .grammar import (
+from .dataset import CaptionedDataset, Sample
+from .drawn.grammar import (
     BACKGROUNDS,
     COLOURS,
     PLACES,
@@ -16,10 +13,13 @@ from .grammar import (
     SceneAttributes,
     named_attributes,
 )
-from .listing import DatasetError
-from .opening import open_dataset
-from .shapes import CaptionedShapes
-from .shards import CaptionShards
+from .drawn.shapes import CaptionedShapes
+from .open import open_dataset
+from .readers.coco import COCODataset
+from .readers.cub import CUBDataset
+from .readers.folder import CaptionFolder
+from .readers.listing import DatasetError
+from .readers.shards import CaptionShards
 
 __all__ = [
     "BACKGROUNDS",

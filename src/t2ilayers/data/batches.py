@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import NotRequired, TypedDict
 
-from .base import CaptionedDataset, Sample, check_seed
+from .dataset import CaptionedDataset, Sample, check_seed
 
 
 class Batch(TypedDict):

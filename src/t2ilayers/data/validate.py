@@ -21,13 +21,13 @@ from pathlib import Path
 
 import torch
 
-from .coco import list_coco
-from .cub import list_cub
-from .family import CAPTION_PICKLES
-from .listing import DatasetError
-from .opening import open_dataset
-from .published import Picture, read_listed
-from .shards import CaptionShards
+from .open import open_dataset
+from .readers.attngan import CAPTION_PICKLES
+from .readers.coco import list_coco
+from .readers.cub import list_cub
+from .readers.listing import DatasetError
+from .readers.published import Picture, read_listed
+from .readers.shards import CaptionShards
 
 _PUBLISHED = {"cub": (list_cub, 10), "coco": (list_coco, 5)}
 

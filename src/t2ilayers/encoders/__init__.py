@@ -1,8 +1,8 @@
 """Text and image encoders, and the vocabulary between captions and tokens."""
 
+from ..vocabulary import EmptyCaptionError, UnknownWordError, Vocabulary, tokenize
 from .image import ConvImageEncoder, ImageFeatures, InceptionImageEncoder
 from .text import LSTMTextEncoder, TextFeatures
-from .vocabulary import EmptyCaptionError, UnknownWordError, Vocabulary, tokenize
 
 __all__ = [
     "ConvImageEncoder",

@@ -3,8 +3,8 @@
 from .affine_norm import SemanticAffineBN
 from .batch_norm import ActivatedBatchNorm
 from .discriminator import DownBlock, MatchingHead
+from .gradfix import Conv2d, LeakyReLU
 from .mask import MaskPredictor
-from .penalized import Conv2d, LeakyReLU
 from .ssa_conv import SSAConv
 
 __all__ = [

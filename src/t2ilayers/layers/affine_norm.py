@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..ops import masked_affine_norm
-from ..ops.masked_affine_norm import Activation, Impl, check_activation
+from ..ops._masked_affine_norm import Activation, Impl, check_activation
 
 
 def _affine_mlp(cond_dim: int, hidden_dim: int, num_features: int) -> nn.Sequential:

@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..ops import masked_affine_norm
-from ..ops.masked_affine_norm import Activation, Impl, check_activation
+from ..ops._masked_affine_norm import Activation, Impl, check_activation
 
 
 class ActivatedBatchNorm(nn.BatchNorm2d):

@@ -7,7 +7,7 @@ from einops import repeat
 from torch import Tensor, nn
 
 from ..ops import average_pool2d
-from .penalized import Conv2d, LeakyReLU
+from .gradfix import Conv2d, LeakyReLU
 
 
 class DownBlock(nn.Module):

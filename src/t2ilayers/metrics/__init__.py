@@ -1,5 +1,8 @@
 """How good the pictures are: FID, IS, R-precision, attributes that captions name, what the masks select."""
 
+from ._inception_score import InceptionScore, inception_score
+from ._mask_iou import StageIoU, StageIoUs, mask_iou, stage_ious
+from ._r_precision import RPrecision, r_precision
 from .attributes import (
     ATTRIBUTE_CHANCE,
     ATTRIBUTES,
@@ -11,11 +14,8 @@ from .attributes import (
 from .clip import CLIPEncoder
 from .frechet import GaussianStatistics, StreamingStatistics, frechet_distance
 from .inception import InceptionV3
-from .inception_score import InceptionScore, inception_score
-from .mask_iou import StageIoU, StageIoUs, mask_iou, stage_ious
 from .picture_statistics import PictureStatistics
 from .protocols import PROTOCOLS, Protocol
-from .r_precision import RPrecision, r_precision
 
 __all__ = [
     "ATTRIBUTES",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._inception_score import InceptionScore, inception_score
 from .frechet import GaussianStatistics, StreamingStatistics
 from .inception import InceptionV3
-from .inception_score import InceptionScore, inception_score
 from .protocols import Protocol
 
 

@@ -21,10 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ..encoders import ConvImageEncoder, InceptionImageEncoder, LSTMTextEncoder, Vocabulary
+from ..encoders import ConvImageEncoder, InceptionImageEncoder, LSTMTextEncoder
 from ..layers import ActivatedBatchNorm, Conv2d, DownBlock, MatchingHead, SSAConv
 from ..layers.affine_norm import affine_parameters
-from ..ops.masked_affine_norm import Impl, takes_native
+from ..ops._masked_affine_norm import Impl, takes_native
+from ..vocabulary import Vocabulary
 
 
 class SSAGeneratorOutput(NamedTuple):

@@ -1,6 +1,6 @@
 """Stateless functions. They know nothing of modules and import torch only."""
 
-from .masked_affine_norm import masked_affine_norm
-from .penalized import average_pool2d, conv2d, leaky_relu
+from ._gradfix import average_pool2d, conv2d, leaky_relu
+from ._masked_affine_norm import masked_affine_norm
 
 __all__ = ["average_pool2d", "conv2d", "leaky_relu", "masked_affine_norm"]

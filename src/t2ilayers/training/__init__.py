@@ -1,9 +1,9 @@
 """Pieces of training: the step, the average, checkpoints, figures and the allocator."""
 
+from ..allocator import keep_large_blocks
 from .checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from .ema import EMA
 from .log import MetricsLog, NonFiniteLossError
-from .memory import keep_large_blocks
 from .processes import Processes, synchronize_statistics
 from .step import EncoderStep, SSAGANStep, StepConfig, fastest_precision
 

@@ -1,0 +1,1 @@
+"""Captioned shapes: a grammar of scenes, how they are drawn, and the data set of them."""

@@ -1,0 +1,120 @@
+"""Caltech-UCSD Birds 200-2011 with ten captions each, in the layout of the AttnGAN family."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from ...vocabulary import Vocabulary
+from ..pictures import Box
+from .attngan import list_family
+from .published import Listing, PublishedDataset, check_request
+
+
+class CUBDataset(PublishedDataset):
+    """The birds: every picture cut about its bounding box, with the first ten captions of its text file.
+
+    ``root`` has ``CUB_200_2011/{images/, images.txt, bounding_boxes.txt}`` (or these themselves) and beside it
+    what ``t2ilayers.data.readers.attngan`` describes: ``{train,test}/filenames.pickle`` and ``class_info.pickle``,
+    ``text/``, and ``captions.pickle`` or ``captions_DAMSM.pickle``. ``key`` is the name without extension,
+    such as ``"001.Black_footed_Albatross/Black_Footed_Albatross_0046_18"``.
+
+    A picture is cut to the square of half-side ``int(0.75 * max(w, h))`` about the centre of its box, as far as
+    the picture goes; then its short side is resized to ``int(S * 76 / 64)``. With ``augment`` a random square of
+    S is taken from that and mirrored half of the time, without it the central one.
+
+    All files must be there, but pictures are decoded only when they are asked for; ``python -m
+    t2ilayers.data.validate cub:ROOT`` decodes all of them.
+
+    Args:
+        root: the folder, ``birds`` in the family.
+        split: ``"train"`` or ``"test"``.
+        image_size: side S, at least 16.
+        captions_per_image: how many captions of each picture are used; the caption pickle has as many.
+        seed: of the randomness of ``dataset[index]``.
+        augment: crop and mirror at random, as published for training. Mirrored pictures contradict captions
+            that say left or right.
+        vocabulary: None takes the caption pickle's words in their order, or without a pickle those of the text
+            of both splits, alphabetically. A published text encoder needs the pickle it was trained with.
+
+    Raises:
+        DatasetError: all that is wrong, by file: pickles that are damaged or ask for more than plain data,
+            missing pictures, names that lead outside, fewer captions, text and pickle that disagree, a word that
+            ``vocabulary`` lacks.
+        NotADirectoryError: ``root`` is no folder.
+        ValueError: an argument outside its range.
+
+    Source: AttnGAN, ``code/datasets.py``.
+
+    Example:
+        >>> CUBDataset(".", image_size=64)
+        Traceback (most recent call last):
+            ...
+        t2ilayers.data.readers.listing.DatasetError: . has 1 problem: train/filenames.pickle: there is no such file
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        split: Literal["train", "test"] = "train",
+        *,
+        image_size: int,
+        captions_per_image: int = 10,
+        seed: int = 0,
+        augment: bool = False,
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
+        listing = list_cub(root, split, captions_per_image, vocabulary)
+        super().__init__(listing, image_size=image_size, seed=seed, augment=augment)
+
+
+def list_cub(
+    root: str | os.PathLike[str], split: str, captions_per_image: int = 10, vocabulary: Vocabulary | None = None
+) -> Listing:
+    """What a split of the birds says of itself; arguments and errors as of ``CUBDataset``, problems returned.
+
+    Example:
+        >>> list_cub(".", "test").problems
+        ['test/filenames.pickle: there is no such file']
+    """
+    root = check_request(root, split, captions_per_image)
+    birds = root / "CUB_200_2011" if (root / "CUB_200_2011").is_dir() else root
+    listing = list_family(root, split, captions_per_image, lambda _: [birds / "images"], vocabulary)
+    if not listing.pictures:
+        return listing
+    problems: list[str] = []
+    boxes = _read_boxes(birds, problems)
+    if not problems:
+        names = (picture.key for picture in listing.pictures)
+        problems = [f"{name!r}: it has no bounding box" for name in names if name not in boxes]
+    pictures = [replace(picture, box=boxes.get(picture.key)) for picture in listing.pictures]
+    return replace(listing, problems=listing.problems + problems, pictures=pictures)
+
+
+def _read_boxes(folder: Path, problems: list[str]) -> dict[str, Box]:
+    """Left, top, width and height by name: ``images.txt`` has a name a number, the other a box a number."""
+    names = {row[0]: row[1] for row in _rows(folder / "images.txt", 2, problems)}
+    boxes = {}
+    for number, *sides in _rows(folder / "bounding_boxes.txt", 5, problems):
+        try:
+            left, top, width, height = (int(float(side)) for side in sides)
+        except (ValueError, OverflowError):
+            width = height = 0
+        if width < 1 or height < 1:
+            problems.append(f"{folder / 'bounding_boxes.txt'}: picture {number} has the box {sides!r:.80}")
+        elif number in names:
+            boxes[names[number].removesuffix(".jpg")] = (left, top, width, height)
+    return boxes
+
+
+def _rows(path: Path, width: int, problems: list[str]) -> list[list[str]]:
+    try:
+        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{path} cannot be read ({error})")
+        return []
+    wrong = [number for number, row in enumerate(rows, 1) if len(row) != width]
+    problems += [f"{path} line {number}: a row has {width} values" for number in wrong]
+    return [] if wrong else rows

@@ -1,0 +1,200 @@
+"""The pre-training script: what it measures, what it leaves behind, and that it continues exactly."""
+
+import hashlib
+import io
+import json
+import sys
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from t2ilayers import SSAGAN
+from t2ilayers.data import CaptionShards
+from t2ilayers.encoders import ImageFeatures, TextFeatures
+from t2ilayers.interop import official
+from t2ilayers.metrics import InceptionV3
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    import pretrain_damsm
+
+    return pretrain_damsm
+
+
+def write_shards(folder, **greys):
+    """For each split, a plain picture for each grey value, with the caption "grey N" of its ten."""
+    for split, values in greys.items():
+        with tarfile.open(folder / f"{split}.tar", "w") as shard:
+            for grey in values:
+                picture = io.BytesIO()
+                Image.fromarray(np.full((32, 32, 3), grey, np.uint8)).save(picture, format="PNG")
+                caption = f"grey {grey // 10 % 8}".encode()
+                for name, content in ((f"{grey}.png", picture.getvalue()), (f"{grey}.txt", caption)):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(content)
+                    shard.addfile(info, io.BytesIO(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return write_shards(tmp_path_factory.mktemp("shards"), train=range(0, 160, 10), test=range(5, 85, 10))
+
+
+@pytest.fixture
+def run(script, monkeypatch, shards):
+    def run(out, *flags, data=shards):
+        command = ["pretrain_damsm.py", "--data", f"shards:{data}", "--out", str(out), "--log-every", "1"]
+        monkeypatch.setattr(sys, "argv", [*command, *flags])
+        return script.main()
+
+    return run
+
+
+SMALL = ("--image-size", "32", "--batch-size", "6", "--candidates", "4")
+
+
+def metrics(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def same_weights(module, other):
+    theirs = other.state_dict()
+    return all(torch.equal(value, theirs[key]) for key, value in module.state_dict().items())
+
+
+def test_a_run_leaves_metrics_and_encoders(run, tmp_path):
+    assert run(tmp_path, *SMALL, "--epochs", "2", "--measure-every", "4") == 0
+    rows = metrics(tmp_path)
+    assert [row["step"] for row in rows] == list(range(6))  # 2 * 16 / 6, rounded up
+    assert [row["step"] for row in rows if "r_precision" in row] == [0, 4]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["held_out"]["pictures"] == 8
+    assert all(0 <= results["held_out"][name] <= 1 for name in ("r_precision", "recall_i2t", "recall_t2i"))
+    model = SSAGAN.from_pretrained(tmp_path / "encoders")
+    assert model.vocabulary.words == ("<end>", *"01234567", "grey")
+    assert same_weights(official.load_text_encoder(tmp_path / "encoders/text_encoder.pth"), model.text_encoder)
+    last = torch.load(tmp_path / "checkpoints/step_00000006.pt", weights_only=True)["model"]
+    assert all(torch.equal(value, last[key]) for key, value in model.state_dict().items())
+
+
+def test_a_run_in_two_parts_is_the_run_in_one(run, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(whole, *SMALL, "--epochs", "3") == 0
+    assert run(parts, *SMALL, "--epochs", "1") == 0
+    assert run(parts, *SMALL, "--epochs", "3", "--resume", "--workers", "1") == 0
+    assert same_weights(*(SSAGAN.from_pretrained(out / "encoders") for out in (parts, whole)))
+    assert [row["words_i2t"] for row in metrics(parts)] == [row["words_i2t"] for row in metrics(whole)]
+
+
+def test_inception_starts_from_a_file_and_keeps_its_trunk(run, tmp_path, capsys):
+    network = InceptionV3.random("torchvision", seed=0)
+    state = network.trunk.state_dict() | {f"fc.{key}": value for key, value in network.fc.state_dict().items()}
+    file = tmp_path / "inception.pth"
+    torch.save(state | {"AuxLogits.fc.bias": torch.zeros(1000)}, file)
+    flags = ("--image-encoder", "inception", "--inception-weights", str(file), "--epochs", "1")
+    flags += ("--batch-size", "2", "--candidates", "2", "--image-size", "64")
+    data = write_shards(tmp_path, train=(0, 10), test=(20, 30))
+    assert run(tmp_path / "out", *flags, data=data) == 2
+    assert "give that hash with it" in capsys.readouterr().err
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert run(tmp_path / "out", *flags, "--inception-sha256", sha256, data=data) == 0
+    encoder = official.load_image_encoder(tmp_path / "out/encoders/image_encoder.pth")
+    assert same_weights(encoder.trunk, network.trunk)
+    saved = SSAGAN.from_pretrained(tmp_path / "out/encoders").image_encoder
+    assert same_weights(saved, encoder)
+    assert metrics(tmp_path / "out")[0]["sentence_i2t"] > 0
+
+
+class GreyEncoder(torch.nn.Module):
+    """A unit vector for each ten of grey; those of the first two are exchanged."""
+
+    def forward(self, images):
+        greys = ((images[:, 0, 0, 0] + 1) * 127.5 / 10).floor().long()
+        return ImageFeatures(regions=None, code=torch.eye(8)[torch.tensor([1, 0, *range(2, 8)])[greys % 8]])
+
+
+class WordEncoder(torch.nn.Module):
+    """A unit vector for each number that a caption ends on; the vocabulary's first words are these."""
+
+    def forward(self, tokens, lengths):
+        return TextFeatures(words=None, sentence=torch.eye(8)[tokens[:, 1] - 1])
+
+
+def test_retrieval_counts_what_is_found(script, shards, tmp_path):
+    """Six of eight pictures have the code of their own caption, and two have each other's."""
+    model = SimpleNamespace(text_encoder=WordEncoder(), device=torch.device("cpu"))
+    step = SimpleNamespace(model=model, image_encoder=GreyEncoder())
+    config = script.Config(candidates=8, batch_size=3)
+    measured = script.retrieval(step, CaptionShards(shards, "test", image_size=16), config)
+    assert measured == {"r_precision": 0.75, "recall_i2t": 0.75, "recall_t2i": 0.75}
+    # Where two pictures have the same caption, either is found.
+    twice = CaptionShards(write_shards(tmp_path, train=[0], test=range(5, 165, 10)), "test", image_size=16)
+    measured = script.retrieval(step, twice, config)
+    assert (measured["recall_i2t"], measured["recall_t2i"]) == (0.75, 0.75)
+
+
+def test_the_rate_falls_as_published(script):
+    rates = [script.learning_rate(script.Config(), epoch) for epoch in (0, 1, 2, 113, 114, 115, 599)]
+    assert rates == pytest.approx([2e-3, 1.96e-3, 1.9208e-3, 2.0396e-4, 2e-4, 2e-4, 2e-4], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--epochs", "0"), "--epochs must be at least 1, got 0"),
+        (("--lr", "1e-5"), "--lr must be at least 0.0002"),
+        (("--image-size", "256"), "image_size 32, 64 or 128"),
+        (("--image-encoder", "inception"), "--inception-weights go together"),
+        (("--image-encoder", "inception", "--inception-weights", "no.pth"), "no.pth"),
+        (("--resume",), "no checkpoint in"),
+        ((), "every picture needs candidates - 1 = 99 sentences"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(run, tmp_path, capsys, flags, message):
+    assert run(tmp_path, *flags) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("pretrain_damsm: ")
+    assert message in said
+
+
+def test_another_run_is_neither_written_over_nor_continued(run, tmp_path, capsys):
+    assert run(tmp_path, *SMALL, "--epochs", "1") == 0
+    assert run(tmp_path, *SMALL, "--epochs", "1") == 2
+    assert "holds another run's checkpoints" in capsys.readouterr().err
+    assert run(tmp_path, *SMALL, "--resume", "--seed", "3") == 2
+    assert "was trained with --seed 0, this run has 3" in capsys.readouterr().err
+
+
+def test_a_diverging_run_stops_and_leaves_no_checkpoint(run, tmp_path, capsys):
+    assert run(tmp_path, *SMALL, "--epochs", "9", "--lr", "1e30") == 1
+    assert "training stopped, there is no checkpoint yet" in capsys.readouterr().err
+    assert not (tmp_path / "encoders").exists()
+
+
+def test_gan_training_starts_from_the_encoders_that_were_left(run, tmp_path, shards, capsys, monkeypatch):
+    assert run(tmp_path / "damsm", *SMALL, "--epochs", "1") == 0
+    import train_ssagan
+
+    def train(out, *flags):
+        command = ["train_ssagan.py", "--data", f"shards:{shards}", "--out", str(out), "--damsm-steps", "0"]
+        command += ["--steps", "1", "--ngf", "4", "--ndf", "4", "--batch-size", "4", "--text-encoder", "frozen"]
+        monkeypatch.setattr(sys, "argv", [*command, "--encoders", str(tmp_path / "damsm" / "encoders"), *flags])
+        return train_ssagan.main()
+
+    assert train(tmp_path / "gan", "--image-size", "32") == 0
+    given = SSAGAN.from_pretrained(tmp_path / "damsm" / "encoders")
+    trained = SSAGAN.from_pretrained(tmp_path / "gan" / "model")
+    for name in ("text_encoder", "image_encoder"):
+        for a, b in zip(getattr(given, name).parameters(), getattr(trained, name).parameters(), strict=True):
+            assert torch.equal(a, b)
+    capsys.readouterr()
+    assert train(tmp_path / "other", "--image-size", "64") == 2
+    assert "holds a conv image encoder for 32 px, this run needs a conv one for 64 px" in capsys.readouterr().err

@@ -1,0 +1,329 @@
+"""Building, finding and loading native libraries, with real compilers on small sources, and the doctor."""
+
+import fcntl
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from t2ilayers import doctor
+from t2ilayers.ops import build
+
+TINY = {
+    "one.cpp": '#include "common.h"\nextern "C" int one() { return NUMBER; }\n',
+    "two.cpp": 'extern "C" int two() { return 2; }\n',
+    "common.h": "#define NUMBER 1\n",
+}
+OPS = {
+    "ops.cpp": """
+        #include <torch/csrc/stable/library.h>
+        #include <torch/csrc/stable/ops.h>
+        #include <torch/csrc/stable/tensor.h>
+        using torch::stable::Tensor;
+        std::string cpu_capability() { return "stub"; }
+        Tensor twice(const Tensor& x) {
+          Tensor y = torch::stable::empty_like(x);
+          for (int64_t i = 0; i < x.numel(); ++i)
+            y.mutable_data_ptr<float>()[i] = 2 * x.const_data_ptr<float>()[i];
+          return y;
+        }
+        STABLE_TORCH_LIBRARY(t2ilayers, m) {
+          m.def("cpu_capability() -> str");
+          m.def("twice(Tensor x) -> Tensor");
+        }
+        STABLE_TORCH_LIBRARY_IMPL(t2ilayers, CPU, m) { m.impl("twice", TORCH_BOX(&twice)); }
+        STABLE_TORCH_LIBRARY_IMPL(t2ilayers, CompositeExplicitAutograd, m) {
+          m.impl("cpu_capability", TORCH_BOX(&cpu_capability));
+        }
+        """,
+    # What it takes from libtorch_cuda is weak, as in the real sources, so that it loads without it.
+    "cuda.cu": """
+        #include <torch/csrc/stable/library.h>
+        extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void**);
+        __global__ void kernel(float* y) { y[threadIdx.x] *= 2; }
+        void twice(StableIValue*, uint64_t, uint64_t) {
+          void* stream;
+          aoti_torch_get_current_cuda_stream(0, &stream);
+          kernel<<<1, 1, 0, static_cast<cudaStream_t>(stream)>>>(nullptr);
+        }
+        STABLE_TORCH_LIBRARY_IMPL(t2ilayers, CUDA, m) { m.impl("twice", &twice); }
+        """,
+}
+# In a process of its own: the sources are the first argument, and registering the real ops makes no sense.
+STAND_IN = """
+import sys, pathlib, torch
+from t2ilayers import doctor
+from t2ilayers.ops import build
+build._SOURCES = pathlib.Path(sys.argv.pop(1))
+build._native.register = lambda: print("registered", torch.ops.t2ilayers.cpu_capability())
+"""
+nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+
+
+class Workshop:
+    """A folder of sources, a cache of its own, and a C++ compiler that keeps a log of its compilations."""
+
+    def __init__(self, folder, monkeypatch, files):
+        self.sources, self.log, self.cxx = folder / "csrc", folder / "log", folder / "cxx"
+        self.cache = folder / "t2ilayers"
+        self.sources.mkdir()
+        for name, text in files.items():
+            (self.sources / name).write_text(text)
+        self.log.touch()
+        self.set_compiler()
+        monkeypatch.setattr(build, "_SOURCES", self.sources)
+        monkeypatch.setattr(build, "_PREBUILT", folder / "lib")
+        monkeypatch.setattr(build, "_outcomes", {})
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+        monkeypatch.setenv("CXX", str(self.cxx))
+        monkeypatch.delenv("T2ILAYERS_BUILD", raising=False)
+
+    def set_compiler(self, before_compiling=":", version="1.0"):
+        self.cxx.write_text(
+            f'#!/bin/sh\n[ "$1" = --version ] && echo "c++ {version}" && exit\n'
+            f'case " $* " in *" -c "*) echo "$*" >> {self.log}; {before_compiling};; esac\nexec c++ "$@"\n'
+        )
+        self.cxx.chmod(0o755)
+
+    def compilations(self):
+        return len(self.log.read_text().splitlines())
+
+    def start(self, code, *args):
+        return subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", STAND_IN + code, str(self.sources), *args],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def run(self, code, *args):
+        process = self.start(code, *args)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    return Workshop(tmp_path, monkeypatch, TINY)
+
+
+@pytest.fixture
+def ops(tmp_path, monkeypatch):
+    return Workshop(tmp_path, monkeypatch, OPS)
+
+
+def test_what_is_built_is_found_and_not_built_again(tiny):
+    assert build.find("cpu") is None
+    path = build.build()
+    assert tiny.compilations() == 2
+    assert build.build() == build.find("cpu") == path
+    assert tiny.compilations() == 2
+    assert {p.suffix for p in tiny.cache.iterdir()} == {".so", ".lock"}  # no rubbish
+
+
+@pytest.mark.parametrize("change", ["header", "source", "new file", "compiler"])
+def test_whatever_a_library_is_made_of_is_in_its_key(tiny, change):
+    before = build.build()
+    if change == "header":
+        (tiny.sources / "common.h").write_text("#define NUMBER 3\n")
+    elif change == "source":
+        (tiny.sources / "two.cpp").write_text('extern "C" int two() { return 3; }\n')
+    elif change == "new file":
+        (tiny.sources / "three.inl").touch()
+    else:
+        tiny.set_compiler(version="2.0")
+    assert build.find("cpu") is None
+    assert build.build() != before
+
+
+def test_sources_of_one_library_do_not_outdate_the_other(tiny):
+    path = build.build()
+    (tiny.sources / "cuda.cu").touch()
+    assert build.find("cpu") == path
+
+
+def test_processes_that_need_a_library_at_once_build_it_once(tiny):
+    code = 'print("ready", flush=True); input(); print(build.build())'
+    processes = [tiny.start(code) for _ in range(3)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert outputs == [(f"{build.find('cpu')}\n", "")] * 3
+    assert tiny.compilations() == 2
+
+
+def test_a_builder_that_is_killed_leaves_nothing_in_the_way(tiny, tmp_path):
+    (tiny.sources / "two.cpp").unlink()
+    started, never = tmp_path / "started", tmp_path / "never"
+    os.mkfifo(started)
+    os.mkfifo(never)
+    reader = os.open(started, os.O_RDONLY | os.O_NONBLOCK)
+    # The compiler says who it is, then lives on past the death of the process that started it.
+    tiny.set_compiler(before_compiling=f"echo $$ > {started}; exec cat {never}")
+    builder = tiny.start("build.build()")
+    assert select.select([reader], [], [], 120)[0], "nothing was compiled"
+    compiler = int(os.read(reader, 100))
+    os.close(reader)
+    try:
+        builder.kill()
+        builder.communicate()
+        assert len(list(tiny.cache.glob("*.tmp"))) == 1
+        with next(tiny.cache.glob("*.lock")).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if anyone holds it
+        tiny.set_compiler()
+        assert build.build() == build.find("cpu")
+        assert not list(tiny.cache.glob("*.tmp"))
+    finally:
+        os.kill(compiler, signal.SIGKILL)
+
+
+def test_a_compiler_error_is_shown_and_its_cause_mended(tiny):
+    good = (tiny.sources / "two.cpp").read_text()
+    (tiny.sources / "two.cpp").write_text("#error the moon is too bright\n")
+    with pytest.raises(RuntimeError, match=r"compiling two.cpp failed(?s:.*)-O3(?s:.*)the moon is too bright"):
+        build.build()
+    assert build.why_not("cpu") == "compiling two.cpp failed; python -m t2ilayers.doctor --build shows why"
+    assert {p.suffix for p in tiny.cache.iterdir()} == {".lock"}
+    (tiny.sources / "two.cpp").write_text(good)
+    assert build.build().exists()
+
+
+def test_sources_edited_meanwhile_are_not_taken_for_what_was_compiled(tiny):
+    tiny.set_compiler(before_compiling=f"echo >> {tiny.sources}/common.h")
+    with pytest.raises(RuntimeError, match="changed while being compiled"):
+        build.build()
+    assert not list(tiny.cache.glob("*.so"))
+
+
+def test_building_can_be_forbidden(tiny, monkeypatch):
+    monkeypatch.setenv("T2ILAYERS_BUILD", "0")
+    with pytest.raises(RuntimeError, match="T2ILAYERS_BUILD=0 forbids"):
+        build.build()
+    assert build.why_not("cpu") == "no library is built, and T2ILAYERS_BUILD=0 forbids compiling one"
+    assert tiny.compilations() == 0
+
+
+@pytest.mark.parametrize("then", ["forbidden", "compiler gone"])
+def test_a_library_built_before_serves_where_none_can_be_built(tiny, monkeypatch, then):
+    path = build.build()
+    monkeypatch.setenv(*(("T2ILAYERS_BUILD", "0") if then == "forbidden" else ("CXX", "/nonexistent")))
+    assert build.find("cpu") == build.build() == path
+
+
+def test_a_library_in_the_package_comes_first(tiny, tmp_path):
+    path = build.build()
+    (tmp_path / "lib").mkdir()
+    shipped = path.rename(tmp_path / "lib" / path.name)
+    tiny.set_compiler(version="2.0")
+    assert build.build() == shipped
+    assert tiny.compilations() == 2
+
+
+def test_without_a_compiler_the_reason_says_so(tiny, monkeypatch):
+    monkeypatch.setenv("CXX", "/nonexistent")
+    assert build.why_not("cpu") == "no C++ compiler: CXX='/nonexistent' leads to no program"
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(RuntimeError, match=r"found none of c\+\+, g\+\+, clang\+\+; install one, or set CXX"):
+        build.build()
+    monkeypatch.setenv("CUDA_HOME", "/nonexistent")
+    with pytest.raises(RuntimeError, match="no CUDA compiler: CUDA_HOME='/nonexistent'"):
+        build.build("cuda")
+
+
+def test_a_cache_that_cannot_be_written_is_named(tiny, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tiny.log))  # a file; permissions mean nothing to root
+    reason = build.why_not("cpu")
+    assert f"the cache folder {tiny.log}/t2ilayers cannot be written (Not a directory)" in reason
+    assert tiny.compilations() == 0
+
+
+def test_a_library_that_cannot_be_loaded_is_named(tiny):
+    path = build.build()
+    path.write_text("not a library")
+    assert build.why_not("cpu").startswith(f"{path} cannot be loaded ({path}: file too short)")
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu", "meta"])
+def test_other_devices_have_no_kernels(device):
+    sentence = f"native kernels exist for CPU and CUDA tensors only, got {device!r}"
+    assert build.why_not(device) == sentence
+    with pytest.raises(RuntimeError, match=sentence):
+        build.build(device)
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch is built for CUDA")
+def test_a_torch_without_cuda_is_the_reason_and_nothing_is_compiled(tiny):
+    assert build.why_not("cuda") == f"torch {torch.__version__} is built without CUDA"
+    assert tiny.compilations() == 0
+
+
+def test_architectures_are_for_cuda_only(tiny):
+    with pytest.raises(ValueError, match="architectures are for device"):
+        build.build("cpu", architectures=[90])
+
+
+def test_cold_use_while_tracing_loads_registers_once_and_breaks_no_graph(ops):
+    code = """
+from t2ilayers.ops._masked_affine_norm import takes_native
+def f(x):
+    return x + 1 if takes_native(x.device.type, x.dtype, "auto") else x
+x = torch.ones(2)
+print(torch.compile(f, backend="eager", fullgraph=True)(x).tolist(), f(x).tolist(), build.why_not("cpu"))
+print(torch.ops.t2ilayers.twice(x).tolist())
+"""
+    assert ops.run(code) == (0, "registered stub\n[2.0, 2.0] [2.0, 2.0] None\n[2.0, 2.0]\n", "")
+    assert ops.compilations() == 1
+
+
+def test_the_doctor_compiles_only_when_told_to(ops):
+    code = """
+doctor.main([])
+print("compiled", len(pathlib.Path(sys.argv[1]).read_text().splitlines()))
+sys.exit(doctor.main(["--build"]))
+"""
+    status, out, err = ops.run(code, str(ops.log))
+    assert (status, err) == (0, "")
+    before, after = out.split("compiled 0\n")
+    assert f"C++ compiler     {ops.cxx}: c++ 1.0\n" in before
+    assert "CPU library      not built yet; the first use compiles it\n" in before
+    assert "CPU tensors      native kernels, once compiled\n" in before
+    assert f"CPU library      {build.find('cpu')}\n" in after
+    assert "CPU tensors      native kernels, stub\n" in after
+
+
+def test_the_doctor_says_why_not(tiny, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "/nonexistent")
+    reason = "no C++ compiler: CXX='/nonexistent' leads to no program\n"
+    assert doctor.main([]) == 0
+    assert f"CPU tensors      the reference: {reason}" in capsys.readouterr().out
+    assert doctor.main(["--build"]) == 1
+    assert capsys.readouterr() == ("", reason)
+
+
+@nvcc
+def test_an_architecture_that_nvcc_does_not_know_is_refused(tiny):
+    (tiny.sources / "cuda.cu").touch()
+    with pytest.raises(RuntimeError, match=r"release .* compiles for none of the architectures \(20,\)"):
+        build.build("cuda", architectures=[20])
+
+
+@nvcc
+def test_the_cuda_check_loads_the_library_and_misses_kernels(ops):
+    code = """
+build.ARCHITECTURES = (90,)
+print(doctor.main(["--cuda-check"]), flush=True)
+lone = torch.library.Library("t2ilayers", "FRAGMENT")
+lone.define("lone(Tensor x) -> Tensor")
+lone.impl("lone", torch.neg, "CPU")
+sys.exit(doctor.main(["--cuda-check"]))
+"""
+    status, out, err = ops.run(code)
+    assert "loaded: 1 ops have a CPU and a CUDA kernel\n" in out, err
+    assert (status, err) == (1, "these ops have a CPU kernel but no CUDA kernel: ['t2ilayers::lone']\n")

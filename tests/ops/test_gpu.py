@@ -1,0 +1,107 @@
+"""On a CUDA device: agreement with the CPU, and the training step. Skipped where there is none."""
+
+import itertools
+
+import pytest
+import torch
+from test_native_op import SHAPES, TOLERANCE, problem, run, truth, worst
+
+from t2ilayers import SSAGAN, SSAGANConfig
+from t2ilayers.data import BatchDataset, CaptionedShapes
+from t2ilayers.ops import masked_affine_norm
+from t2ilayers.training import SSAGANStep, StepConfig
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+@pytest.mark.parametrize("stats", ["batch", "instance", "group"])
+@pytest.mark.parametrize("upsample", [1, 2])
+def test_the_reference_agrees_with_the_cpu_in_float64(stats, upsample):
+    random = torch.Generator().manual_seed(0)
+    shapes = ((3, 8, 5, 6), (3, 8), (3, 8), (3, 1, 5 * upsample, 6 * upsample))
+    tensors = [torch.randn(s, generator=random, dtype=torch.float64) for s in shapes]
+    results = []
+    options = dict(stats=stats, groups=2 if stats == "group" else None, upsample=upsample, impl="reference")
+    for device in ("cpu", "cuda"):
+        own = [t.to(device).requires_grad_() for t in tensors]
+        y = masked_affine_norm(*own, activation="leaky_relu", **options)
+        grads = torch.autograd.grad(y.square().sum(), own)
+        results.append([t.cpu() for t in (y, *grads)])
+    for cpu, cuda in zip(*results, strict=True):
+        torch.testing.assert_close(cuda, cpu)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 130, 40, 40), (24, 64, 128, 128)], ids=str)
+def test_native_values_and_gradients_agree_with_float64(shape, last, dtype):
+    for upsample, whole, slope in itertools.product((1, 2), ("batch", "instance", "group"), (0.0, 0.2, 1.0)):
+        groups = {"batch": 0, "instance": shape[1], "group": 1}[whole]
+        tensors = [t.cuda() for t in problem(*shape, upsample=upsample, dtype=dtype, last=last)]
+        options = dict(groups=groups, slope=slope, upsample=upsample)
+        results = [t.cpu() for t in run(*tensors, **options)]
+        assert worst(results, truth(*(t.cpu() for t in tensors), **options)) < TOLERANCE[dtype], (upsample, whole)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("upsample", [1, 2])
+def test_native_results_repeat_bit_by_bit_and_survive_a_large_mean(upsample, last):
+    tensors = problem(8, 96, 32, 32, upsample=upsample, dtype=torch.float32, last=last, mean=1e4)
+    options = dict(groups=0, slope=0.2, upsample=upsample)
+    first, *others = (run(*(t.cuda() for t in tensors), **options) for _ in range(4))
+    assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
+    assert worst([t.cpu() for t in first], truth(*tensors, **options)) < 1e-4
+
+
+def test_native_work_is_captured_in_a_cuda_graph_on_any_stream():
+    dy, x, gamma, beta, mask = (t.cuda() for t in problem(4, 64, 32, 32, dtype=torch.bfloat16, last=True))
+    inputs = [t.requires_grad_() for t in (x, gamma, beta, mask)]
+
+    def both():
+        y = masked_affine_norm(*inputs, activation="relu", impl="native")
+        return y, *torch.autograd.grad(y, inputs, dy)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        both()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = both()
+    with torch.no_grad():
+        x.normal_()
+    graph.replay()
+    for a, b in zip(captured, both(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_native_work_waits_for_no_result():
+    _, x, gamma, beta, mask = (t.cuda() for t in problem(2, 8, 8, 8, dtype=torch.float32))
+    masked_affine_norm(x, gamma, beta, mask, impl="native")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        x.requires_grad_()
+        masked_affine_norm(x, gamma, beta, mask, impl="native").sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_float64_is_left_to_the_reference():
+    _, x, gamma, beta, mask = (t.cuda() for t in problem(2, 8, 8, 8))
+    with pytest.raises(RuntimeError, match="take no float64"):
+        masked_affine_norm(x, gamma, beta, mask, impl="native")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_training_iteration_runs_on_the_device(precision):
+    data = CaptionedShapes(64, image_size=32)
+    config = SSAGANConfig(32, ngf=4, ndf=4, vocab_size=len(data.vocabulary), image_encoder="conv")
+    step = SSAGANStep(SSAGAN(config, data.vocabulary).cuda(), StepConfig(precision=precision))
+    batch = BatchDataset(data, 8, seed=0)[0]
+    for name in ("image", "tokens", "class_ids"):
+        batch[name] = batch[name].cuda()
+    before = step.model.generator.fc.weight.clone()
+    losses = step(batch, 0)
+    assert all(value.is_cuda and torch.isfinite(value) for value in losses.values())
+    assert not torch.equal(before, step.model.generator.fc.weight)

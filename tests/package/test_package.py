@@ -1,0 +1,100 @@
+"""What importing does and does not do, which way imports go, and the public names."""
+
+import subprocess
+import sys
+
+import pytest
+
+import t2ilayers
+
+ORDER = [
+    *("ops", "layers", "vocabulary", "encoders", "models", "losses", "data", "metrics", "allocator", "figures"),
+    *("training", "interop"),
+]
+# The packages in this order import only ones before them, so each needs its own fresh process to be judged.
+PROBE = """
+import sys, torch
+
+def refuse(*args):
+    raise AssertionError("importing touched CUDA")
+
+torch.cuda._lazy_init = torch.cuda.device_count = torch.cuda.is_available = refuse
+import {name}
+print(*sorted(m.split(".")[1] for m in sys.modules if m.startswith("t2ilayers.")))
+extras = {{"PIL", "matplotlib", "scipy", "accelerate", "tensorboard", "tyro", "torchvision"}}
+heavy = sorted(extras & set(sys.modules))
+assert not heavy, f"importing loaded extras: {{heavy}}"
+"""
+
+
+def loaded_by(name):
+    # The package's own __init__ shows the public names, and so loads models and what they need. An empty
+    # stand-in for it leaves what `name` itself asks for.
+    stub = (
+        "import sys, types; p = types.ModuleType('t2ilayers'); "
+        f"p.__path__ = {list(t2ilayers.__path__)!r}; sys.modules['t2ilayers'] = p\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", stub + PROBE.format(name=name)], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_a_package_imports_only_those_before_it(name):
+    loaded = loaded_by(f"t2ilayers.{name}")
+    assert name in loaded
+    assert loaded <= set(ORDER[: ORDER.index(name) + 1])
+
+
+def test_importing_builds_nothing_and_prints_nothing():
+    code = "import sys, t2ilayers; assert 'torch.utils.cpp_extension' not in sys.modules"
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+PUBLIC = {
+    "t2ilayers": (
+        "MaskPredictor MatchingAwareDiscriminator SSAConv SSAGAN SSAGANConfig SSAGenerator SemanticAffineBN "
+        "__version__"
+    ),
+    "t2ilayers.ops": "average_pool2d conv2d leaky_relu masked_affine_norm",
+    "t2ilayers.layers": (
+        "ActivatedBatchNorm Conv2d DownBlock LeakyReLU MaskPredictor MatchingHead SSAConv SemanticAffineBN"
+    ),
+    "t2ilayers.encoders": (
+        "ConvImageEncoder EmptyCaptionError ImageFeatures InceptionImageEncoder LSTMTextEncoder TextFeatures "
+        "UnknownWordError Vocabulary tokenize"
+    ),
+    "t2ilayers.models": "MatchingAwareDiscriminator SSAGAN SSAGANConfig SSAGenerator SSAGeneratorOutput",
+    "t2ilayers.losses": (
+        "DAMSMLoss HingeLoss damsm_loss gradient_penalty hinge_discriminator_loss hinge_generator_loss "
+        "matching_aware_gradient_penalty mismatched_pairs"
+    ),
+    "t2ilayers.data": (
+        "BACKGROUNDS Batch BatchDataset COCODataset COLOURS CUBDataset CaptionFolder CaptionShards "
+        "CaptionedDataset CaptionedShapes DatasetError "
+        "ObjectAttributes PLACES SHAPES SIZES Sample SceneAttributes TEXTURES collate "
+        "named_attributes open_dataset"
+    ),
+    "t2ilayers.metrics": (
+        "ATTRIBUTES ATTRIBUTE_CHANCE AttributeClassifier AttributeLogits CLIPEncoder GaussianStatistics "
+        "InceptionScore InceptionV3 PROTOCOLS PictureStatistics Protocol RPrecision StageIoU StageIoUs "
+        "StreamingStatistics attribute_accuracy frechet_distance inception_score mask_iou r_precision stage_ious "
+        "train_attribute_classifier"
+    ),
+    "t2ilayers.training": (
+        "EMA EncoderStep MetricsLog NonFiniteLossError Processes SSAGANStep StepConfig fastest_precision "
+        "keep_large_blocks latest_checkpoint load_checkpoint save_checkpoint synchronize_statistics"
+    ),
+    "t2ilayers.interop.official": (
+        "export load_discriminator load_generator load_image_encoder load_text_encoder"
+    ),
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names_are_these(module):
+    __import__(module)
+    assert sorted(sys.modules[module].__all__) == sorted(PUBLIC[module].split())
