@@ -36,7 +36,7 @@ ARCHITECTURES = (80, 90, 100)
 
 _SOURCES = Path(__file__).parent / "csrc"
 _PREBUILT = Path(__file__).parent / "lib"
-_SUFFIX = {"cpu": ".cpp", "cuda": ".cu"}  # every other file of the folder counts as a header of both
+_SUFFIX = {"cpu": ".cpp", "cuda": ".cu"}  # every other file of the tree counts as a header of both
 _DEFINES = ("-DTORCH_TARGET_VERSION=0x020b000000000000",)  # torch 2.11 and later
 _COMPILE = {
     "cpu": ("-O3", "-std=c++17", *_DEFINES, "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
@@ -236,7 +236,7 @@ def _name(device: str, architectures: tuple[int, ...]) -> str:
     """File name without the compiler's part, which a library found ready-made may differ in."""
     others = set(_SUFFIX.values()) - {_SUFFIX[device]}
     files = [
-        (p.name, p.read_bytes()) for p in sorted(_SOURCES.glob("*")) if p.is_file() and p.suffix not in others
+        (p.name, p.read_bytes()) for p in sorted(_SOURCES.rglob("*")) if p.is_file() and p.suffix not in others
     ]
     versions = (str(torch.__version__), torch.version.cuda, sys.platform, platform.machine())
     return f"t2ilayers_{device}-{_digest((files, _COMPILE[device], _LINK[device], versions, architectures))}"
@@ -273,7 +273,7 @@ def _build(path: Path, device: str, architectures: tuple[int, ...], compiler: Co
 
 def _compile(folder: Path, device: str, architectures: tuple[int, ...], compiler: Compiler) -> None:
     torch_folder = Path(torch.__file__).parent
-    sources = sorted(_SOURCES.glob(f"*{_SUFFIX[device]}"))
+    sources = sorted(_SOURCES.rglob(f"*{_SUFFIX[device]}"))
     if not sources:
         raise RuntimeError(f"this installation has no sources for {device} in {_SOURCES}")
     flags = [*_COMPILE[device], f"-I{torch_folder / 'include'}"]

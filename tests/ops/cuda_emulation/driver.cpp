@@ -1,7 +1,7 @@
 // The CUDA kernels and their launches as C functions, run by the emulation. Each returns an error or null.
 #include "runtime.h"
 
-#include "../../../src/t2ilayers/ops/csrc/kernels.cuh"
+#include "../../../src/t2ilayers/ops/csrc/cuda/launch.cuh"
 
 using namespace t2ilayers;
 

@@ -6,7 +6,7 @@
 #include <immintrin.h>
 #endif
 
-#include "cpu.h"
+#include "kernels.h"
 
 #if !defined(T2ILAYERS_TARGET) || defined(__x86_64__)
 #ifdef T2ILAYERS_TARGET
@@ -28,9 +28,9 @@ T2ILAYERS_PUSH(T2ILAYERS_TARGET)
 namespace t2ilayers {
 namespace {
 
-#include "cpu_vector.inl"
-#include "cpu_nchw.inl"
-#include "cpu_nhwc.inl"
+#include "vector.inl"
+#include "planes.inl"
+#include "pixels.inl"
 
 // visit<S, T>: the types of a feature map and of its arithmetic.
 template <class Visit>

@@ -1,7 +1,7 @@
 // Channels last. A thread takes 16 bytes of a pixel's channels and walks over pixels; `1 << lanes_log` threads
 // beside each other, at most a warp, take neighbouring channels, and a block's other threads other pixels.
 #pragma once
-#include "cuda_nchw.cuh"
+#include "planes.cuh"
 
 namespace t2ilayers {
 namespace gpu {

@@ -2,7 +2,7 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 
-#include "entry.h"
+#include "../entry.h"
 
 // Only a torch built for CUDA has it; weak, so that the library can be loaded, if not used, with any.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void**);
@@ -25,7 +25,7 @@ void launch(Stream stream, void (*kernel)(P...), int64_t blocks, int threads, A.
 }  // namespace gpu
 }  // namespace t2ilayers
 
-#include "kernels.cuh"
+#include "launch.cuh"
 
 namespace t2ilayers {
 namespace {

@@ -1,6 +1,6 @@
 // The small kernels that merge the partial results of blocks, in a fixed order and in double.
 #pragma once
-#include "cuda_vector.cuh"
+#include "vector.cuh"
 
 namespace t2ilayers {
 namespace gpu {

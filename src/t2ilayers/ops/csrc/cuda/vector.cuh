@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "problem.h"
+#include "../problem.h"
 
 namespace t2ilayers {
 namespace gpu {

@@ -1,6 +1,6 @@
 // The CPU kernels, compiled once for each instruction set; free of torch, so each file compiles in seconds.
 #pragma once
-#include "problem.h"
+#include "../problem.h"
 
 namespace t2ilayers {
 

@@ -1,7 +1,7 @@
 // Planes of pixels, one a channel. A thread takes a cell: 16 bytes of a line of y, or with upsampling of two
 // lines below each other, and the pixels of x that they come from.
 #pragma once
-#include "cuda_vector.cuh"
+#include "vector.cuh"
 
 namespace t2ilayers {
 namespace gpu {

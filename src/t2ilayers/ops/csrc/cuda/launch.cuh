@@ -8,9 +8,9 @@
 #include <initializer_list>
 #include <type_traits>
 
-#include "cuda_finish.cuh"
-#include "cuda_nchw.cuh"
-#include "cuda_nhwc.cuh"
+#include "finish.cuh"
+#include "planes.cuh"
+#include "pixels.cuh"
 
 namespace t2ilayers {
 namespace gpu {

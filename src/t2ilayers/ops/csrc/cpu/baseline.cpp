@@ -1,3 +1,3 @@
 #define T2ILAYERS_ISA baseline
 #define T2ILAYERS_VECTOR_BYTES 16
-#include "cpu_kernels.inl"
+#include "isa.inl"

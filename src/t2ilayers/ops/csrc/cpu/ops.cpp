@@ -1,6 +1,6 @@
 // The library's ops, and their CPU implementation by whichever instruction set this processor has.
-#include "cpu.h"
-#include "entry.h"
+#include "kernels.h"
+#include "../entry.h"
 
 namespace t2ilayers {
 namespace {
