@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <initializer_list>
 #include <optional>
@@ -105,11 +106,11 @@ struct Ops {
       strides[0] = strides[2] * size[2];
     }
     int32_t device;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
     const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
     AtenTensorHandle made;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(shape.size()), size, strides, dtype, device,
-                                                           like.get_device_index(), &made));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(shape.size()), size, strides, dtype, device,
+                                                    like.get_device_index(), &made));
     return Tensor(made);
   }
 
@@ -178,7 +179,8 @@ struct Ops {
     const std::optional<Tensor> mask = dense(mask_in);
     STD_TORCH_CHECK(dy.scalar_type() == x.scalar_type(), "dy must have the dtype of x");
     STD_TORCH_CHECK(dy.dim() == 4 && dy.size(0) == p.n && dy.size(1) == p.c && dy.size(2) == up * p.h &&
-                        dy.size(3) == up * p.w && dy.is_cpu() == x.is_cpu(),
+                        dy.size(3) == up * p.w && dy.is_cpu() == x.is_cpu() &&
+                        dy.get_device_index() == x.get_device_index(),
                     "dy must have the shape and device of y");
     const ScalarType type = parameter_type(p);
     const int64_t k = p.statistics();
