@@ -10,6 +10,7 @@ evaluations and training runs, whose numbers are listed as they are.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from plots import Timing, bars, growth, label, roofline
 
 HEADER = {"command", "model", "data", "split", "samples", "seed", "machine", "versions"}  # of an evaluation
 MEMORY = {"peak_maps": "maps", "peak_mib": "MiB"}
+NAMES = {"shape": "y", "image_size": "px", "ngf": "width"}
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -51,33 +53,53 @@ def ratio(peer: float, ours: float) -> str:
     return f"{times:.2f}×" if times >= 1 else f"**{times:.2f}×, slower**"
 
 
-def timings_table(rows: list[Timing]) -> str:
+def timings_table(rows: list[Timing], *, quartiles: bool = True) -> str:
+    """One line per row; what is the same in all of them is left out, see :func:`constants`."""
     first = rows[0]
+    varied = [key for key in first.what if key not in constants(rows)]
     others = list(dict.fromkeys(peer for row in rows for peer in row.others))
-    memory = next((key for key in MEMORY if key in first.peers[first.ours]), None)
-    header = [*first.what, f"{first.ours} ms", "quartiles", *(f"over {peer}" for peer in others)]
-    header += ["of floor"] * bool(first.floor) + [f"memory, {MEMORY[memory]}" if memory else ""] * bool(memory)
+    memory = next((key for key in MEMORY if key in first.peers[first.ours]), None) if quartiles else None
+    header = [*(NAMES.get(key, key.replace("_", " ")) for key in varied), f"{first.ours}, ms"]
+    header += ["quartiles, ms"] * quartiles + [f"against {peer}" for peer in others]
+    header += ["of the floor"] * bool(first.floor) + [f"memory, {MEMORY[memory]}" if memory else ""] * bool(memory)
     lines = []
     for row in rows:
         ours = row.peers[row.ours]
-        line = [label(value) for value in row.what.values()]
-        line += [f"{ours['median_ms']:.3f}", f"{ours['quartile1_ms']:.3f}–{ours['quartile3_ms']:.3f}"]
+        line = [label(row.what.get(key, "")) for key in varied] or [first.ours]
+        line.append(significant(ours["median_ms"]))
+        if quartiles:
+            line.append(f"{significant(ours['quartile1_ms'])}–{significant(ours['quartile3_ms'])}")
         line += [ratio(row.peers[p]["median_ms"], ours["median_ms"]) if p in row.peers else "" for p in others]
         if first.floor:
             line.append(f"{ours['of_floor']:.0%}")
         if memory:
             line.append(" / ".join(f"{peer[memory]:.1f}" for peer in row.peers.values() if memory in peer))
         lines.append(line)
-    return table(header, lines)
+    return table(header if varied else ["", *header], lines)
+
+
+def constants(rows: list[Timing]) -> dict[str, Any]:
+    """What is the same in all rows of a table with several."""
+    what = rows[0].what if len(rows) > 1 else {}
+    return {key: value for key, value in what.items() if all(row.what.get(key) in (value, "") for row in rows)}
+
+
+def significant(milliseconds: float) -> str:
+    """Three figures, which is what medians of repeated runs agree in at the best."""
+    return f"{milliseconds:.{max(0, 2 - math.floor(math.log10(milliseconds)))}f}"
+
+
+def folded(summary: str, content: str) -> str:
+    return f'<details markdown="1">\n<summary>{summary}</summary>\n\n{content}\n</details>\n'
 
 
 def losses(rows: list[Timing]) -> str:
     """One sentence on where a peer is faster."""
     lost = Counter(peer for row in rows for peer in row.others if row.median(peer) < row.median(row.ours))
     if not lost:
-        return f"In none of the {len(rows)} rows is a peer faster than {rows[0].ours}.\n"
+        return f"No peer is faster than {rows[0].ours} in any of the {len(rows)} rows.\n"
     each = ", ".join(f"{peer} in {count}" for peer, count in lost.items())
-    return f"Of {len(rows)} rows a peer is faster than {rows[0].ours} here: {each}. They are marked in bold.\n"
+    return f"A peer is faster than {rows[0].ours} in some of the {len(rows)} rows ({each}). They are in bold.\n"
 
 
 def main_group(rows: list[Timing]) -> list[Timing]:
@@ -96,18 +118,20 @@ def figure(drawing: str, caption: str) -> str:
 def timed_section(name: str, record: dict[str, Any]) -> Iterator[str]:
     rows = [timing for row in record["rows"] for timing in timings(row)]
     if "as_users_run" in record:
-        what = dict.fromkeys(rows[0].what, "") | {"part": "defaults, an iteration of each with its own"}
+        what = dict.fromkeys(rows[0].what, "") | {"part": "defaults, an iteration with each one's own"}
         own, plain, *other_precisions = record["as_users_run"].items()
         rows.append(Timing(what, dict((own, plain))))
-        for name, times in other_precisions:  # no peer of ours, but ours told otherwise
-            part = f"in {name.split()[-1]}, the same with ours told {name.removeprefix(own[0]).strip()}"
+        for told, times in other_precisions:  # no peer of ours, but ours told otherwise
+            part = f"in {told.split()[-1]}, an iteration of ours told `{told.removeprefix(own[0]).strip()}`"
             rows.append(Timing(what | {"part": part}, dict(((own[0], times), plain))))
-    yield f"## {name}\n"
-    yield "".join(f"- {key}: `{value}`\n" for key, value in record["environment"].items())
+    yield f"## {title(name)}\n"
+    yield measured(record["environment"])
     yield losses(rows)
     if rows[0].floor:
         shown = main_group(rows)
         kind = f"{shown[0].what['dtype']}, {shown[0].what['layout']}, forward and backward"
+        yield f"{kind}; ↑ is upsampled twofold:\n"
+        yield timings_table([row.named() for row in shown], quartiles=False)
         yield figure(
             bars(shown), f"Speed as a multiple of {shown[0].base}; {kind}. Longer is better; ↑ is with upsampling."
         )
@@ -115,9 +139,10 @@ def timed_section(name: str, record: dict[str, Any]) -> Iterator[str]:
             roofline(shown),
             f"Unavoidable bytes over time; {kind}. Above the line data stayed in cache between passes.",
         )
+        yield folded(f"All {len(rows)} rows, with quartiles and memory", same(rows) + timings_table(rows))
     else:
         yield figure(bars(rows), f"Speed as a multiple of {rows[0].base}. Longer is better.")
-    yield timings_table(rows)
+        yield same(rows) + timings_table(rows)
     if "throughput" in record:
         yield "Drawing one picture at a time, and many:\n"
         yield throughput_table(record["throughput"])
@@ -128,13 +153,37 @@ def timed_section(name: str, record: dict[str, Any]) -> Iterator[str]:
             "Time and memory of the generator's forward and backward pass with size, batch and width; the others "
             "fixed as in the table.",
         )
-        yield timings_table([timing for points in series.values() for timing in points])
+        points = [timing for each in series.values() for timing in each]
+        yield folded("The points of these plots", same(points) + timings_table(points))
+
+
+def title(name: str) -> str:
+    """``model_cuda_bf16`` as ``The whole model on a GPU, bf16``."""
+    what, device, *more = [*name.split("_"), "", ""][:3]
+    subject = {"op": "The op", "model": "The whole model"}.get(what, what)
+    return f"{subject} on a {device.replace('cuda', 'GPU').replace('cpu', 'CPU')}" + f", {more[0]}" * bool(more[0])
+
+
+def measured(environment: dict[str, Any]) -> str:
+    """One sentence on how to repeat it: machine, versions, commit and command."""
+    machine = environment.get("gpu") or environment.get("cpu")
+    threads = f", {environment['threads']} threads" if {"threads", "cpu"} <= environment.keys() else ""
+    versions = ", ".join(f"{key} {environment[key]}" for key in ("torch", "cuda", "python") if key in environment)
+    commit = f" at commit `{environment['commit']}`" if "commit" in environment else ""
+    command = f" by `{environment['command']}`" if "command" in environment else ""
+    return f"Measured on: {machine}{threads}; {versions}{commit}{command}.\n"
+
+
+def same(rows: list[Timing]) -> str:
+    """The options that all rows share."""
+    shared = (f"{NAMES.get(key, key.replace('_', ' '))} {label(value)}" for key, value in constants(rows).items())
+    return f"In all rows: {', '.join(shared)}.\n\n" if constants(rows) else ""
 
 
 def throughput_table(rows: list[dict[str, Any]]) -> str:
     peers = list(rows[0]["sampling"])
     return table(
-        ["batch", *(f"{peer}, pictures a second" for peer in peers)],
+        ["batch", *(f"{peer}, pictures per second" for peer in peers)],
         [[str(row["batch"]), *(f"{row['sampling'][peer]['images_per_s']:.1f}" for peer in peers)] for row in rows],
     )
 
@@ -156,23 +205,58 @@ def numbers(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
+def headline(record: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
+    """The measures that people compare: what is measured, and it for generated pictures, real ones and chance."""
+    found = {name: triple(values) for name, values in record.get("attributes", {}).items()}
+    if "best" in record.get("masks", {}):
+        masks = record["masks"]
+        found["IoU of the best mask"] = number(masks["best"]["iou"]), "", number(masks["constant"])
+    if "generated" in record.get("r_precision", {}):
+        found["R-precision"] = triple(record["r_precision"])
+    return found
+
+
+def triple(values: dict[str, Any]) -> tuple[str, str, str]:
+    generated, real, chance = (number(values.get(key, "")) for key in ("generated", "real", "chance"))
+    return generated, real, chance
+
+
+def number(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['mean']:.3f}" + (f" ± {value['std']:.3f}" if "std" in value else "")
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
 def evaluations_section(records: dict[str, dict[str, Any]]) -> Iterator[str]:
     groups: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
     for name, record in records.items():
-        key = tuple(str(record.get(field, "")) for field in ("data", "split", "samples"))
+        judge = record.get("r_precision", {}).get("judge", "")
+        key = *(str(record.get(field, "")) for field in ("data", "split", "samples")), judge
         groups.setdefault(key, {})[name] = record
-    for (data, split, samples), group in groups.items():
-        yield f"### `{data}`, split {split}, {samples} pictures\n"
+    for (data, split, samples, judge), group in groups.items():
+        judged = f", R-precision by the encoders of {judge}" if judge else ""
+        yield f"### {Path(data).name}: {samples} pictures of split {split}{judged}\n"
+        heads = {name: headline(record) for name, record in group.items()}
+        measures = list(dict.fromkeys(measure for head in heads.values() for measure in head))
+        if measures:
+            yield headline_table(heads, measures)
         columns = {
             name: dict(numbers({key: value for key, value in record.items() if key not in HEADER}))
             for name, record in group.items()
         }
-        measures = list(dict.fromkeys(measure for column in columns.values() for measure in column))
-        yield table(
-            ["measure", *columns],
-            [[measure, *(column.get(measure, "") for column in columns.values())] for measure in measures],
-        )
-        yield from commands(group)
+        every = list(dict.fromkeys(measure for column in columns.values() for measure in column))
+        lines = [[measure, *(column.get(measure, "") for column in columns.values())] for measure in every]
+        listed = table(["measure", *columns], lines)
+        yield folded("Every number, and the commands", f"{listed}\n{commands(group)}")
+
+
+def headline_table(heads: dict[str, dict[str, tuple[str, str, str]]], measures: list[str]) -> str:
+    """A column per run. What real pictures reach differs a little between runs that draw their own candidates."""
+    lines = []
+    for m in measures:
+        generated, real, chance = zip(*(head.get(m, ("", "", "")) for head in heads.values()), strict=True)
+        lines.append([m, *generated, "–".join(dict.fromkeys((min(real), max(real)))), max(chance)])
+    return table(["", *(name.replace("_", " ") for name in heads), "real pictures", "chance"], lines)
 
 
 def runs_section(records: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -187,11 +271,11 @@ def runs_section(records: dict[str, dict[str, Any]]) -> Iterator[str]:
             for name, record in records.items()
         ],
     )
-    yield from commands(records)
+    yield folded("The commands", commands(records))
 
 
-def commands(records: dict[str, dict[str, Any]]) -> Iterator[str]:
-    yield "\n".join(f"- {name}: `{record['command']}`" for name, record in records.items()) + "\n"
+def commands(records: dict[str, dict[str, Any]]) -> str:
+    return "\n".join(f"- {name}: `{record['command']}`" for name, record in records.items()) + "\n"
 
 
 def page(results: Path) -> str:

@@ -34,6 +34,10 @@ class Timing(NamedTuple):
     def median(self, peer: str) -> float:
         return self.peers[peer]["median_ms"]
 
+    def named(self) -> Timing:
+        """Told by its short name alone."""
+        return self._replace(what={"y": self.name()})
+
     def name(self) -> str:
         if "part" in self.what:
             return str(self.what["part"]).partition(",")[0]
@@ -87,7 +91,7 @@ def bars(rows: list[Timing]) -> str:
             body.append(text(left + high * scale + 4, top + 8, f"{middle:.1f}×", size=9, kind="faint"))
             top += bar
         top += 8
-    body.append(f'<path class="line" stroke-dasharray="3 3" d="M{left + scale:.1f} 26V{top - 4}"/>')
+    body.insert(1, f'<path class="line" stroke-dasharray="3 3" d="M{left + scale:.1f} 26V{top - 4}"/>')  # behind
     return svg("Speed of each peer as a multiple of the base", width, top, body)
 
 

@@ -125,7 +125,7 @@ def test_parts_of_a_model_are_timed_against_its_peer(tmp_path):
     part = {"t2ilayers": times, "plain": times | {"median_ms": 50.0}, "shares_ms": {"plain": {"norm": 1.0}}}
     record = {"environment": {}, "rows": [{"image_size": 64, "iteration": part}]}
     (tmp_path / "model_cpu.json").write_text(json.dumps(record))
-    assert "| 64 | iteration | 20.000 | 19.000–21.000 | 2.50× |" in benchmarks.page(tmp_path)
+    assert "| 64 | iteration | 20.0 | 19.0–21.0 | 2.50× |" in benchmarks.page(tmp_path)
 
 
 def test_growth_is_drawn_and_throughput_is_listed(tmp_path):
@@ -147,7 +147,8 @@ def test_growth_is_drawn_and_throughput_is_listed(tmp_path):
     (tmp_path / "model_cpu.json").write_text(json.dumps(record))
     text = benchmarks.page(tmp_path)
     assert "| 4 | 400.0 | 200.0 |" in text
-    assert "| 64 | 4 | generator | 40.000 | 40.000–40.000 | 2.00× |" in text
+    assert "| 64 | generator | 40.0 | 40.0–40.0 | 2.00× |" in text
+    assert "In all rows: batch 4." in text
     drawing = text[text.index("Time and memory with size") : text.index("Time and memory of the generator's")]
     points = re.findall(r'<circle class="(p\d)" cx="([\d.]+)" cy="([\d.]+)"', drawing)
     assert len(points) == 8  # two sizes of two peers, in time and in memory
