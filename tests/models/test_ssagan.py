@@ -8,7 +8,7 @@ import torch
 
 from t2ilayers import SSAGAN, MatchingAwareDiscriminator, SSAGANConfig, SSAGenerator
 from t2ilayers.encoders import Vocabulary
-from t2ilayers.models.ssagan import _noise
+from t2ilayers.models.sampling import noise
 
 VOCABULARY = Vocabulary.build(["a red circle", "a blue square"])
 
@@ -72,7 +72,7 @@ def test_the_same_seed_draws_the_same_and_another_seed_does_not():
     draw = lambda seed: model.generate(["a red circle"] * 2, seed=seed).images  # noqa: E731
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
-    z = _noise(2, 100, 1, None)
+    z = noise(2, 100, 1, None)
     assert torch.equal(model.generate(["a red circle"] * 2, z=z).images, draw(1))
 
 
@@ -112,7 +112,7 @@ def test_a_compiled_generator_draws_the_same_without_a_graph_break():
 
 
 def test_truncated_noise_is_the_normal_distribution_cut():
-    z = _noise(200, 100, 0, 0.7)
+    z = noise(200, 100, 0, 0.7)
     assert z.abs().max() <= 0.7
     # The standard deviation of N(0, 1) cut to [-t, t]: sqrt(1 - 2 t phi(t) / (2 Phi(t) - 1)).
     normal = torch.distributions.Normal(0.0, 1.0)

@@ -8,8 +8,8 @@ import pytest
 import t2ilayers
 
 ORDER = [
-    *("ops", "layers", "vocabulary", "encoders", "models", "losses", "data", "metrics", "allocator", "figures"),
-    *("training", "interop"),
+    *("ops", "layers", "_files", "vocabulary", "_pretrained", "encoders", "models", "losses", "data", "metrics"),
+    *("allocator", "figures", "training", "interop"),
 ]
 # The packages in this order import only ones before them, so each needs its own fresh process to be judged.
 PROBE = """

@@ -1,5 +1,6 @@
 """Reference models made of the library's layers."""
 
-from .ssagan import SSAGAN, MatchingAwareDiscriminator, SSAGANConfig, SSAGenerator, SSAGeneratorOutput
+from .discriminators import MatchingAwareDiscriminator
+from .ssagan import SSAGAN, SSAGANConfig, SSAGenerator, SSAGeneratorOutput
 
 __all__ = ["SSAGAN", "MatchingAwareDiscriminator", "SSAGANConfig", "SSAGenerator", "SSAGeneratorOutput"]

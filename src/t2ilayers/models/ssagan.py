@@ -5,27 +5,27 @@ Source: Liao et al., *Text to Image Generation with Semantic-Spatial Aware GAN*,
 
 from __future__ import annotations
 
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from .._pretrained import JSONConfig, load_folder, save_folder
 from ..encoders import ConvImageEncoder, InceptionImageEncoder, LSTMTextEncoder
-from ..layers import ActivatedBatchNorm, Conv2d, DownBlock, MatchingHead, SSAConv
+from ..layers import ActivatedBatchNorm, SSAConv
 from ..layers.affine_norm import affine_parameters
 from ..ops._masked_affine_norm import Impl, takes_native
 from ..vocabulary import Vocabulary
+from ._sizes import check_image_size
+from .discriminators import MatchingAwareDiscriminator
+from .sampling import evaluating, noise
 
 
 class SSAGeneratorOutput(NamedTuple):
@@ -43,11 +43,6 @@ class SSAGeneratorOutput(NamedTuple):
 
     images: Tensor
     masks: tuple[Tensor, ...]
-
-
-def _check_image_size(image_size: int) -> None:
-    if image_size < 16 or image_size & (image_size - 1):
-        raise ValueError(f"image_size must be a power of two from 16, got {image_size}")
 
 
 class SSAGenerator(nn.Module):
@@ -97,7 +92,7 @@ class SSAGenerator(nn.Module):
         impl: Impl = "auto",
     ) -> None:
         super().__init__()
-        _check_image_size(image_size)
+        check_image_size(image_size)
         self.image_size = image_size
         self.z_dim = z_dim
         sides = [2**i for i in range(2, image_size.bit_length())]  # 4, 8, ..., image_size
@@ -161,79 +156,8 @@ class _ToPicture(nn.Conv2d):
         return rearrange(y, "n (place c) h w -> n c h (w place)", place=4)
 
 
-class MatchingAwareDiscriminator(nn.Module):
-    r"""One logit for "this is a real picture of this sentence".
-
-    .. math:: D(I, e) = \mathrm{head}(\mathrm{features}(I), e)
-
-    A 3x3 convolution, then :class:`~t2ilayers.layers.DownBlock`\ s to 4x4 px, as wide as
-    ``ndf * min(16, 2^i)`` after the i-th, then :class:`~t2ilayers.layers.MatchingHead`. Features do not
-    depend on the sentence, so one pass over real pictures scores them against several sentences.
-
-    Args:
-        image_size: S, a power of two from 16.
-        ndf: base width.
-        cond_dim: D, the length of the sentence.
-
-    Shapes:
-        :meth:`features`: ``images (N, 3, S, S)`` in [-1, 1] to ``(N, C, 4, 4)``; :meth:`match`: these and
-        ``cond (N, D)`` to logits ``(N,)``; ``forward(images, cond)``: both.
-
-    Raises:
-        ValueError: a size that is no power of two, or shapes that do not fit.
-
-    Source: arXiv 2104.00567; DF-GAN, arXiv 2008.05865.
-
-    Example:
-        >>> discriminator = MatchingAwareDiscriminator(image_size=32, ndf=8)
-        >>> images, cond = torch.rand(4, 3, 32, 32) * 2 - 1, torch.randn(4, 256)
-        >>> features = discriminator.features(images)
-        >>> discriminator.match(features, cond).shape, discriminator.match(features, cond.roll(1, 0)).shape
-        (torch.Size([4]), torch.Size([4]))
-    """
-
-    def __init__(self, image_size: int = 256, ndf: int = 64, cond_dim: int = 256) -> None:
-        super().__init__()
-        _check_image_size(image_size)
-        self.image_size = image_size
-        halvings = image_size.bit_length() - 3  # image_size -> 4
-        widths = [ndf * min(16, 2**i) for i in range(halvings + 1)]
-        self.from_image = Conv2d(3, ndf, 3, padding=1)
-        self.blocks = nn.Sequential(*(DownBlock(c_in, c_out) for c_in, c_out in pairwise(widths)))
-        self.head = MatchingHead(widths[-1], 2 * ndf, cond_dim)
-
-    def features(self, images: Tensor) -> Tensor:
-        """What the head looks at: ``images (N, 3, S, S)`` in [-1, 1] to ``(N, C, 4, 4)``.
-
-        Example:
-            >>> MatchingAwareDiscriminator(16, ndf=4).features(torch.zeros(2, 3, 16, 16)).shape
-            torch.Size([2, 16, 4, 4])
-        """
-        if images.dim() != 4 or images.shape[1:] != (3, self.image_size, self.image_size):
-            raise ValueError(
-                f"images must be (N, 3, {self.image_size}, {self.image_size}), got {tuple(images.shape)}"
-            )
-        # Channels last, as in the generator.
-        return self.blocks(self.from_image(images.contiguous(memory_format=torch.channels_last)))
-
-    def match(self, features: Tensor, cond: Tensor) -> Tensor:
-        """Score ``features (N, C, 4, 4)`` against ``cond (N, D)``: logits ``(N,)``.
-
-        Example:
-            >>> MatchingAwareDiscriminator(16, ndf=4).match(torch.zeros(2, 16, 4, 4), torch.zeros(2, 256)).shape
-            torch.Size([2])
-        """
-        return self.head(features, cond)
-
-    def forward(self, images: Tensor, cond: Tensor) -> Tensor:
-        return self.match(self.features(images), cond)
-
-    def extra_repr(self) -> str:
-        return f"image_size={self.image_size}"
-
-
 @dataclass(frozen=True)
-class SSAGANConfig:
+class SSAGANConfig(JSONConfig):
     """Everything that fixes the shapes of an :class:`SSAGAN`; round-trips through JSON.
 
     The defaults are the paper's model for 256 px (CUB vocabulary).
@@ -267,31 +191,6 @@ class SSAGANConfig:
     vocab_size: int = 5450
     max_words: int = 18
     image_encoder: Literal["inception", "conv"] | None = None
-
-    def to_json(self) -> str:
-        """The config as a JSON object.
-
-        Example:
-            >>> SSAGANConfig(ngf=32).to_json().splitlines()[2]
-            '  "ngf": 32,'
-        """
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The config of a JSON object; ValueError names unknown keys and text that is no JSON object.
-
-        Example:
-            >>> SSAGANConfig.from_json('{"ngf": 32}').ngf
-            32
-        """
-        values = json.loads(text)
-        if not isinstance(values, dict):
-            raise ValueError(f"a config must be a JSON object, got {type(values).__name__}")
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"unknown config keys {unknown}; known are {sorted(known)}")
-        return cls(**values)
 
 
 class SSAGAN(nn.Module):
@@ -391,25 +290,19 @@ class SSAGAN(nn.Module):
         if isinstance(captions, str):
             raise ValueError("captions must be a sequence of sentences, got one string; pass [caption]")
         if z is None:
-            z = _noise(len(captions), self.config.z_dim, seed, truncation)
+            z = noise(len(captions), self.config.z_dim, seed, truncation)
         elif seed is not None or truncation is not None:
             raise ValueError("z is the noise itself; seed and truncation do not go with it")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
         parts = []
-        try:
+        with evaluating(self):
             for start in range(0, max(len(captions), 1), batch_size):
                 rows = slice(start, start + batch_size)
                 given = None if masks is None else [None if mask is None else mask[rows] for mask in masks]
                 with torch.inference_mode():
                     sentence = self.encode(captions[rows])
-                    noise = z[rows].to(self.device, sentence.dtype)
-                    parts.append(self.generator(noise, sentence, given))
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+                    parts.append(self.generator(z[rows].to(self.device, sentence.dtype), sentence, given))
         # Joined outside of inference mode, so that the pictures may enter a graph.
         stages = zip(*(part.masks for part in parts), strict=True)
         return SSAGeneratorOutput(
@@ -448,17 +341,7 @@ class SSAGAN(nn.Module):
             >>> bool((again.generate(["red"], seed=0).images == model.generate(["red"], seed=0).images).all())
             True
         """
-        if self.vocabulary is None:
-            raise ValueError("a model is saved with its vocabulary, got none; set model.vocabulary first")
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.vocabulary.save(folder / "vocabulary.json")
-        temporary = folder / "model.safetensors.tmp"
-        save_file({key: value.contiguous() for key, value in self.state_dict().items()}, temporary)
-        temporary.replace(folder / "model.safetensors")
-        temporary = folder / "config.json.tmp"
-        temporary.write_text(self.config.to_json())
-        temporary.replace(folder / "config.json")
+        save_folder(folder, self, self.config, self.vocabulary)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
@@ -470,30 +353,4 @@ class SSAGAN(nn.Module):
 
         Example: see :meth:`save_pretrained`.
         """
-        folder = Path(folder)
-        for name in ("config.json", "vocabulary.json", "model.safetensors"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(
-                    f"{folder} holds no {name}; a model folder is written by SSAGAN.save_pretrained"
-                )
-        try:
-            config = SSAGANConfig.from_json((folder / "config.json").read_text())
-            model = cls(config, Vocabulary.load(folder / "vocabulary.json"))
-            model.load_state_dict(load_file(folder / "model.safetensors"))
-        except Exception as error:
-            raise ValueError(f"{folder} is not a complete model: {error}") from error
-        return model.eval()
-
-
-def _noise(n: int, z_dim: int, seed: int | None, truncation: float | None) -> Tensor:
-    random = torch.Generator()
-    if seed is None:
-        random.seed()
-    else:
-        random.manual_seed(seed)
-    if truncation is None:
-        return torch.randn(n, z_dim, generator=random)
-    if not truncation > 0:
-        raise ValueError(f"truncation must be > 0, got {truncation}")
-    z = torch.empty(n, z_dim)
-    return nn.init.trunc_normal_(z, a=-truncation, b=truncation, generator=random)
+        return load_folder(folder, SSAGANConfig, cls)

@@ -3,9 +3,11 @@
 from ..allocator import keep_large_blocks
 from .checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from .ema import EMA
+from .encoders import EncoderStep
+from .gan import SSAGANStep, StepConfig
 from .log import MetricsLog, NonFiniteLossError
+from .precision import fastest_precision
 from .processes import Processes, synchronize_statistics
-from .step import EncoderStep, SSAGANStep, StepConfig, fastest_precision
 
 __all__ = [
     "EMA",

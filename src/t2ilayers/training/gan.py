@@ -1,4 +1,4 @@
-"""One training iteration of SSA-GAN, and one of its text-image encoders."""
+"""One training iteration of SSA-GAN, and its settings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data import Batch
 from ..losses import (
@@ -19,9 +19,9 @@ from ..losses import (
 )
 from ..models import SSAGAN
 from .ema import EMA
+from .encoders import EncoderStep
+from .precision import Precision, autocast
 from .processes import Processes, synchronize_statistics
-
-Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -96,82 +96,6 @@ class StepConfig:
             raise ValueError(f"ema must be in [0, 1), got {self.ema}")
 
 
-class EncoderStep:
-    r"""DAMSM steps of the text and the image encoder on real pictures: the pre-training, and the joint part.
-
-    .. math:: L = L^w_{i2t} + L^w_{t2i} + L^s_{i2t} + L^s_{t2i}
-
-    Args:
-        model: an SSAGAN with an image encoder.
-        lr: Adam's rate, > 0.
-        betas: Adam's; published (0.5, 0.999) while pre-training.
-        gamma1: attention temperature of DAMSM; published 4 while pre-training, 5 in joint training.
-        precision: see :class:`StepConfig`.
-        processes: those that share a batch, which then is one that :meth:`Processes.join` returned.
-
-    Shapes:
-        A batch holds ``image (N, 3, S, S)`` in [-1, 1], ``tokens (N, T)``, ``lengths (N,)``, best on the CPU,
-        and ``class_ids (N,)``; see :class:`~t2ilayers.data.Batch`.
-
-    Raises:
-        ValueError: the model has no image encoder.
-
-    Source: AttnGAN, arXiv 1711.10485, section 3.2; joint training, arXiv 2104.00567.
-
-    Example:
-        >>> from t2ilayers import SSAGANConfig
-        >>> from t2ilayers.data import BatchDataset, CaptionedShapes
-        >>> data = CaptionedShapes(64, image_size=32)
-        >>> config = SSAGANConfig(32, ngf=4, ndf=4, vocab_size=len(data.vocabulary), image_encoder="conv")
-        >>> step = EncoderStep(SSAGAN(config, data.vocabulary), lr=2e-3)
-        >>> sorted(step(BatchDataset(data, 8, seed=0)[0]))
-        ['sentence_i2t', 'sentence_t2i', 'words_i2t', 'words_t2i']
-    """
-
-    def __init__(
-        self,
-        model: SSAGAN,
-        *,
-        lr: float,
-        betas: tuple[float, float] = (0.5, 0.999),
-        gamma1: float = 4.0,
-        precision: Precision = "fp32",
-        processes: Processes | None = None,
-    ) -> None:
-        self.model = model
-        self.image_encoder = _image_encoder(model)
-        self.gamma1 = gamma1
-        self.precision: Precision = precision
-        self.processes = Processes() if processes is None else processes
-        modules = (model.text_encoder, self.image_encoder)
-        self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=lr, betas=betas, fused=True)
-
-    def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Take one step on ``batch`` (on the model's device); the four losses, detached scalars."""
-        self.model.text_encoder.train()
-        self.image_encoder.train()
-        with autocast(batch["image"].device, self.precision):
-            text = self.model.text_encoder(batch["tokens"], batch["lengths"])
-            image = self.image_encoder(batch["image"])
-        losses = damsm_loss(
-            self.processes.gather(image.regions),
-            self.processes.gather(image.code),
-            text.words,
-            text.sentence,
-            batch["lengths"],
-            batch["class_ids"],
-            gamma1=self.gamma1,
-        )
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(losses.total)
-        self.processes.average_gradients(self.parameters)
-        # AttnGAN clips the recurrent network, whose gradients grow with the caption.
-        nn.utils.clip_grad_norm_(self.model.text_encoder.parameters(), 0.25)
-        self.optimizer.step()
-        return {name: loss.detach() for name, loss in losses._asdict().items()}
-
-
 class SSAGANStep:
     """Iterations of generator, discriminator and, if joint, encoders.
 
@@ -219,7 +143,6 @@ class SSAGANStep:
     ) -> None:
         self.model = model
         self.config = config
-        self.image_encoder = _image_encoder(model)
         self.processes = Processes() if processes is None else processes
         betas = (0.0, 0.9)
         g, d = model.generator.parameters(), model.discriminator.parameters()
@@ -245,7 +168,7 @@ class SSAGANStep:
         model, config = self.model, self.config
         losses = self.encoder_step(batch) if config.text_encoder == "joint" else {}
         model.text_encoder.eval()
-        self.image_encoder.eval()
+        self.encoder_step.image_encoder.eval()
         model.generator.train()
         images = batch["image"]
         with torch.no_grad(), autocast(images.device, config.precision):
@@ -305,7 +228,7 @@ class SSAGANStep:
         try:
             with autocast(fake.device, config.precision):
                 logits = model.discriminator(fake, self.processes.own(sentence)).float()
-                image = self.image_encoder(fake)
+                image = self.encoder_step.image_encoder(fake)
             lengths, class_ids = batch["lengths"], batch["class_ids"]
             regions, code = self.processes.gather(image.regions), self.processes.gather(image.code)
             damsm = damsm_loss(regions, code, words, sentence, lengths, class_ids).total
@@ -363,46 +286,3 @@ class SSAGANStep:
         for optimizer, rate in zip((self.g_optimizer, self.d_optimizer, encoders), rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate
-
-
-def fastest_precision(device: torch.device | None = None) -> Precision:
-    """``"bf16"`` where a device has units that multiply matrices in it, else ``"fp32"``.
-
-    They are in CUDA GPUs from Ampere on, and in CPUs with AMX. On a Xeon with AMX an iteration takes 0.56 of the
-    time of one in float32 (``benchmarks/model.py --as-users-run``), and 1.4 times as long with AMX switched off by
-    ``ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16``, which leaves only vector instructions. No GPU was measured.
-
-    Args:
-        device: by default the accelerator or, where there is none, the CPU.
-
-    Example:
-        >>> StepConfig(precision=fastest_precision()).precision in ("bf16", "fp32")
-        True
-    """
-    if device is None and torch.accelerator.is_available():
-        device = torch.accelerator.current_accelerator()
-    if device is None or device.type == "cpu":
-        supported = torch.cpu.get_capabilities().get("amx_bf16", False)
-    else:
-        supported = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if supported else "fp32"
-
-
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The autocast context of ``precision`` on ``device``.
-
-    Example:
-        >>> with autocast(torch.device("cpu"), "bf16"):
-        ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
-        torch.bfloat16
-    """
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
-
-
-def _image_encoder(model: SSAGAN) -> nn.Module:
-    if model.image_encoder is None:
-        raise ValueError(
-            "training needs an image encoder for DAMSM, got a model without one; "
-            'set image_encoder="conv" or "inception" in its SSAGANConfig'
-        )
-    return model.image_encoder

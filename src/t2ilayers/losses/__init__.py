@@ -1,0 +1,21 @@
+"""Losses of matching-aware conditional GANs: hinge, gradient penalty, DAMSM.
+
+Letters: ``N`` batch, ``D`` embedding, ``T`` words, ``h w`` grid of image regions, ``C H W`` image. Losses are
+computed in float32 at least, also under autocast: half inputs are cast up, float64 stays.
+"""
+
+from .damsm import DAMSMLoss, damsm_loss
+from .hinge import HingeLoss, hinge_discriminator_loss, hinge_generator_loss
+from .pairs import mismatched_pairs
+from .penalty import gradient_penalty, matching_aware_gradient_penalty
+
+__all__ = [
+    "DAMSMLoss",
+    "HingeLoss",
+    "damsm_loss",
+    "gradient_penalty",
+    "hinge_discriminator_loss",
+    "hinge_generator_loss",
+    "matching_aware_gradient_penalty",
+    "mismatched_pairs",
+]

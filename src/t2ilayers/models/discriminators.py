@@ -1,0 +1,82 @@
+"""Discriminators of a picture and its condition."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import Conv2d, DownBlock, MatchingHead
+from ._sizes import check_image_size
+
+
+class MatchingAwareDiscriminator(nn.Module):
+    r"""One logit for "this is a real picture of this sentence".
+
+    .. math:: D(I, e) = \mathrm{head}(\mathrm{features}(I), e)
+
+    A 3x3 convolution, then :class:`~t2ilayers.layers.DownBlock`\ s to 4x4 px, as wide as
+    ``ndf * min(16, 2^i)`` after the i-th, then :class:`~t2ilayers.layers.MatchingHead`. Features do not
+    depend on the sentence, so one pass over real pictures scores them against several sentences.
+
+    Args:
+        image_size: S, a power of two from 16.
+        ndf: base width.
+        cond_dim: D, the length of the sentence.
+
+    Shapes:
+        :meth:`features`: ``images (N, 3, S, S)`` in [-1, 1] to ``(N, C, 4, 4)``; :meth:`match`: these and
+        ``cond (N, D)`` to logits ``(N,)``; ``forward(images, cond)``: both.
+
+    Raises:
+        ValueError: a size that is no power of two, or shapes that do not fit.
+
+    Source: arXiv 2104.00567; DF-GAN, arXiv 2008.05865.
+
+    Example:
+        >>> discriminator = MatchingAwareDiscriminator(image_size=32, ndf=8)
+        >>> images, cond = torch.rand(4, 3, 32, 32) * 2 - 1, torch.randn(4, 256)
+        >>> features = discriminator.features(images)
+        >>> discriminator.match(features, cond).shape, discriminator.match(features, cond.roll(1, 0)).shape
+        (torch.Size([4]), torch.Size([4]))
+    """
+
+    def __init__(self, image_size: int = 256, ndf: int = 64, cond_dim: int = 256) -> None:
+        super().__init__()
+        check_image_size(image_size)
+        self.image_size = image_size
+        halvings = image_size.bit_length() - 3  # image_size -> 4
+        widths = [ndf * min(16, 2**i) for i in range(halvings + 1)]
+        self.from_image = Conv2d(3, ndf, 3, padding=1)
+        self.blocks = nn.Sequential(*(DownBlock(c_in, c_out) for c_in, c_out in pairwise(widths)))
+        self.head = MatchingHead(widths[-1], 2 * ndf, cond_dim)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head looks at: ``images (N, 3, S, S)`` in [-1, 1] to ``(N, C, 4, 4)``.
+
+        Example:
+            >>> MatchingAwareDiscriminator(16, ndf=4).features(torch.zeros(2, 3, 16, 16)).shape
+            torch.Size([2, 16, 4, 4])
+        """
+        if images.dim() != 4 or images.shape[1:] != (3, self.image_size, self.image_size):
+            raise ValueError(
+                f"images must be (N, 3, {self.image_size}, {self.image_size}), got {tuple(images.shape)}"
+            )
+        # Channels last, as in the generator.
+        return self.blocks(self.from_image(images.contiguous(memory_format=torch.channels_last)))
+
+    def match(self, features: Tensor, cond: Tensor) -> Tensor:
+        """Score ``features (N, C, 4, 4)`` against ``cond (N, D)``: logits ``(N,)``.
+
+        Example:
+            >>> MatchingAwareDiscriminator(16, ndf=4).match(torch.zeros(2, 16, 4, 4), torch.zeros(2, 256)).shape
+            torch.Size([2])
+        """
+        return self.head(features, cond)
+
+    def forward(self, images: Tensor, cond: Tensor) -> Tensor:
+        return self.match(self.features(images), cond)
+
+    def extra_repr(self) -> str:
+        return f"image_size={self.image_size}"

@@ -1,0 +1,35 @@
+"""Noise to draw pictures from, and modules in evaluation mode while they draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def noise(n: int, z_dim: int, seed: int | None, truncation: float | None) -> Tensor:
+    random = torch.Generator()
+    if seed is None:
+        random.seed()
+    else:
+        random.manual_seed(seed)
+    if truncation is None:
+        return torch.randn(n, z_dim, generator=random)
+    if not truncation > 0:
+        raise ValueError(f"truncation must be > 0, got {truncation}")
+    z = torch.empty(n, z_dim)
+    return nn.init.trunc_normal_(z, a=-truncation, b=truncation, generator=random)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """``module`` in evaluation mode; each of its parts is back in its own mode afterwards."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
