@@ -1,7 +1,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test test-docs test-gpu sanitize check cuda-check docs bench bench-gpu demo clean
+# Where a GPU is there may be no network: these targets install nothing, and run the sources as they lie here with
+# .venv if it is there, else with the PYTHON that has torch. Results lie in $OUT if it is set.
+SOURCES := PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+
+# The least torch that pyproject.toml promises. It comes with CUDA only: some 5 GB.
+OLDEST := build/oldest
+OLDEST_TORCH := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+
+.PHONY: install test test-docs test-gpu test-oldest sanitize check cuda-check docs bench demo clean \
+  bench-gpu bench-gpu-float32 bench-gpu-bfloat16 bench-gpu-others bench-gpu-model bench-gpu-model-bf16
 
 DEMO := runs/demo
 
@@ -32,9 +41,20 @@ test-docs: docs
 	  chromium chromium-driver; }
 	$(BIN)/pytest --quiet tests/docs
 
-# On a machine with a CUDA device; elsewhere every test is skipped.
-test-gpu: install
-	$(BIN)/pytest -m gpu tests/ops/test_gpu.py
+# On a machine with a CUDA device; elsewhere every test is skipped. Minutes.
+test-gpu:
+	$(SOURCES) -m t2ilayers.doctor --build
+	$(SOURCES) -m pytest -q -p no:cacheprovider -m gpu tests/ops/test_gpu.py
+
+# Both libraries compiled against the oldest torch, and the op's tests with it.
+test-oldest: $(OLDEST)/installed
+	PYTHONPATH=src $(OLDEST)/bin/python -m t2ilayers.doctor --build
+	PYTHONPATH=src $(OLDEST)/bin/python -m pytest -q -p no:cacheprovider tests/ops
+
+$(OLDEST)/installed: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet 'torch==$(OLDEST_TORCH).*' --editable '.[dev]'
+	touch $@
 
 check: install
 	$(BIN)/ruff check .
@@ -54,11 +74,22 @@ bench: install
 	$(BIN)/python benchmarks/op.py
 	$(BIN)/python benchmarks/model.py --compile --profile --as-users-run --growth
 
-bench-gpu: install
-	$(BIN)/python benchmarks/op.py --device cuda
-	$(BIN)/python benchmarks/model.py --device cuda --batch 24 --width 64 --compile --profile --out model_cuda_fp32
-	$(BIN)/python benchmarks/model.py --device cuda --batch 24 --width 64 --compile --profile --precision bf16 \
-	  --out model_cuda_bf16
+# Each part takes less than ten minutes, which is what machines are lent for.
+bench-gpu: bench-gpu-float32 bench-gpu-bfloat16 bench-gpu-others bench-gpu-model bench-gpu-model-bf16
+
+BENCH_OP := benchmarks/op.py --device cuda --seconds 0.2
+bench-gpu-float32:
+	$(SOURCES) $(BENCH_OP) --only 'float32 contiguous' --out op_cuda_float32
+bench-gpu-bfloat16:
+	$(SOURCES) $(BENCH_OP) --only 'bfloat16 channels_last' --out op_cuda_bfloat16
+bench-gpu-others:
+	$(SOURCES) $(BENCH_OP) --only 'float32 channels_last| float16|bfloat16 contiguous' --out op_cuda_others
+
+BENCH_MODEL := benchmarks/model.py --device cuda --batch 24 --width 64 --compile --profile --seconds 2 --rounds 5
+bench-gpu-model:
+	$(SOURCES) $(BENCH_MODEL) --out model_cuda_fp32
+bench-gpu-model-bf16:
+	$(SOURCES) $(BENCH_MODEL) --precision bf16 --out model_cuda_bf16
 
 # Trains at 32 px on drawn shapes, then measures. SEED=1 gives another run.
 SEED ?= 0

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).parent / "results"
+# On a machine that is lent for one command, what lies under $OUT comes back.
+RESULTS = Path(os.environ.get("OUT") or Path(__file__).parent / "results")
 
 
 def environment(device: str) -> dict[str, Any]:
     """Machine, versions, commit and command: what a figure needs beside it."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    code = [*git, "status", "--porcelain", "../src", "*.py"]
-    changed = subprocess.run(code, capture_output=True, text=True).stdout
+    commit = _git("rev-parse", "--short", "HEAD")
+    changed = _git("status", "--porcelain", "../src", "*.py")
     cpu = next(
         (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor(),
     )
     found = {
         "command": shlex.join(["python", *sys.argv]),
-        "commit": commit + (" with changes" if changed else ""),
+        "commit": commit + (" with changes" if changed else "") if commit else "unknown",
         "cpu": cpu,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -42,6 +43,14 @@ def environment(device: str) -> dict[str, Any]:
     if device == "cuda":
         found |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     return found
+
+
+def _git(*arguments: str) -> str:
+    """What git says; nothing where there is no git, or no repository, as in a copy of the sources."""
+    if shutil.which("git") is None:
+        return ""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def _lines(path: str) -> list[str]:
@@ -92,6 +101,27 @@ def time_in_turn(
     return table
 
 
+def in_rotation(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
+    """A call of the next one each time. With inputs of their own they find none of them in a cache."""
+    turns = itertools.cycle(calls)
+    return lambda: next(turns)()
+
+
+def graphed(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
+    """One call that replays a CUDA graph of all ``calls``: what the device takes, without the host."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for call in calls:
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    return graph.replay
+
+
 def peak_bytes(call: Callable[[], object], device: str) -> int:
     """Most memory held at a time by what one call allocated, after it was called before."""
     call()
@@ -113,8 +143,8 @@ def peak_bytes(call: Callable[[], object], device: str) -> int:
 
 
 def write(name: str, record: Mapping[str, Any]) -> Path:
-    """``record`` as JSON under ``benchmarks/results``."""
-    RESULTS.mkdir(exist_ok=True)
+    """``record`` as JSON under ``$OUT`` if that is set, else under ``benchmarks/results``."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(record, indent=1) + "\n")

@@ -120,6 +120,8 @@ def shares(call: Callable[[], object], device: str) -> dict[str, float]:
         call()
     total = dict.fromkeys((*KINDS, "other"), 0.0)
     for event in profile.key_averages():
+        if event.device_type != torch.autograd.DeviceType.CPU:
+            continue  # a kernel, whose time is also that of the operator that launched it
         spent = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
         kind = next((kind for kind, names in KINDS.items() if any(n in event.key for n in names)), "other")
         total[kind] += spent / 1e3

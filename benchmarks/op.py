@@ -5,18 +5,23 @@ blocks for all. "Floor" is the time that copying takes for the bytes that no imp
 read and written once a pass, 3 passes forward and 5 backward, with upsampling 1.5 and 2.75 of the larger map. The
 copy is measured beside the peers, at the size of the map; what fits in a cache is copied from that cache. An
 implementation that keeps data in cache between passes may beat the floor.
+
+On CUDA each call takes other inputs than the one before, so many in turn that the cache holds none of them, and
+each peer is also timed as the replay of a graph of these calls: the device alone. "Floor" is then of the replays.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import environment, peak_bytes, time_in_turn, write
+from common import environment, graphed, in_rotation, peak_bytes, time_in_turn, write
 from torch import Tensor
 
 from t2ilayers.ops import build, masked_affine_norm
@@ -26,6 +31,7 @@ from t2ilayers.training import keep_large_blocks
 STAGES = [(512, 4), (512, 8), (512, 16), (512, 32), (256, 64), (128, 128), (64, 256)]
 UPSAMPLED = [(512, 8), (512, 16), (512, 32), (512, 64), (256, 128), (128, 256)]
 HEADLINE = [(64, 128, 1), (512, 16, 1), (64, 128, 2)]
+CACHE = 300e6  # bytes of maps that no GPU's cache holds
 PASSES = {(1, "forward"): 3.0, (1, "both"): 8.0, (2, "forward"): 1.5, (2, "both"): 4.25}
 
 
@@ -48,22 +54,25 @@ def measure(
     torch._dynamo.reset()
     torch.manual_seed(0)
     form = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    map_bytes = n * c * side**2 * dtype.itemsize
 
     def map_of(h: int) -> Tensor:
         return torch.randn(n, c, h, h, device=device).to(dtype).contiguous(memory_format=form)
 
-    x, dy = map_of(side // upsample).requires_grad_(), map_of(side)
-    # What the layers of a model under autocast hand over: parameters and mask in the dtype of the map.
-    gamma, beta = (torch.randn(n, c, device=device, dtype=dtype, requires_grad=True) for _ in range(2))
-    mask = torch.rand(n, 1, side, side, device=device, dtype=dtype, requires_grad=True)
-    inputs = x, gamma, beta, mask
+    def draw() -> tuple[Tensor, ...]:
+        """dy, x, gamma, beta and mask. As layers under autocast hand them over: all in the dtype of the map."""
+        dy, x = map_of(side), map_of(side // upsample).requires_grad_()
+        gamma, beta = (torch.randn(n, c, device=device, dtype=dtype, requires_grad=True) for _ in range(2))
+        return dy, x, gamma, beta, torch.rand(n, 1, side, side, device=device, dtype=dtype, requires_grad=True)
+
+    sets = [draw() for _ in range(max(2, min(16, round(CACHE / map_bytes))) if device == "cuda" else 1)]
     functions: dict[str, Callable[..., Tensor]] = {
         "native": fused,
         "eager": formula,
         "compile": torch.compile(formula, dynamic=False),
     }
 
-    def forward(function: Callable[..., Tensor]) -> Callable[[], object]:
+    def forward(function: Callable[..., Tensor], _: Tensor, *inputs: Tensor) -> Callable[[], object]:
         frozen = [t.detach() for t in inputs]
 
         def call() -> object:
@@ -72,26 +81,31 @@ def measure(
 
         return call
 
-    def both(function: Callable[..., Tensor]) -> Callable[[], object]:
+    def both(function: Callable[..., Tensor], dy: Tensor, *inputs: Tensor) -> Callable[[], object]:
         return lambda: torch.autograd.grad(function(*inputs, upsample), inputs, dy)
 
-    spare = torch.empty_like(dy)
+    spare = torch.empty_like(sets[0][0])
+    copies: list[Callable[[], object]] = [partial(spare.copy_, dy) for dy, *_ in sets]
     rows = []
     for name, bind in (("forward", forward), ("both", both)):
-        calls = {peer: bind(function) for peer, function in functions.items()}
-        memory = {peer: peak_bytes(call, device) for peer, call in calls.items()}
-        copy: dict[str, Callable[[], object]] = {"copy": lambda: spare.copy_(dy)}
-        times = time_in_turn(calls | copy, device, seconds=seconds)
-        copied = times.pop("copy")
-        floor = PASSES[upsample, name] / 2 * copied["median_ms"]  # a copy reads and writes: two passes
-        map_bytes = dy.numel() * dy.element_size()
+        calls = {peer: [bind(function, *tensors) for tensors in sets] for peer, function in functions.items()}
+        memory = {peer: peak_bytes(own[0], device) for peer, own in calls.items()}
+        calls["copy"] = copies
+        times = time_in_turn({peer: in_rotation(own) for peer, own in calls.items()}, device, seconds=seconds)
+        if device == "cuda":
+            replays = {peer: graphed(own) for peer, own in calls.items()}
+            for peer, time in time_in_turn(replays, device, seconds=seconds).items():
+                times[peer]["device_ms"] = time["median_ms"] / len(sets)
+        on_device = "device_ms" if device == "cuda" else "median_ms"
+        copied = times.pop("copy")[on_device]
+        floor = PASSES[upsample, name] / 2 * copied  # a copy reads and writes: two passes
         for peer in times:
             times[peer]["peak_maps"] = memory[peer] / map_bytes
-            times[peer]["of_floor"] = floor / times[peer]["median_ms"]
+            times[peer]["of_floor"] = floor / times[peer][on_device]
         row = {
             "shape": [n, c, side, side], "upsample": upsample, "dtype": str(dtype).removeprefix("torch."),
             "layout": layout, "pass": name, "floor_ms": floor, "peers": times,
-            "copy_gb_per_s": 2 * map_bytes / copied["median_ms"] / 1e6,
+            "copy_gb_per_s": 2 * map_bytes / copied / 1e6,
         }  # fmt: skip
         rows.append(row)
         ratios = "  ".join(
@@ -111,6 +125,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--seconds", type=float, default=0.6, help="for each peer and row (default 0.6)")
     parser.add_argument("--headline", action="store_true", help="only the three shapes the README quotes")
+    parser.add_argument("--only", default="", metavar="REGEX", help="rows such as '64x128x1 float32 contiguous'")
     parser.add_argument("--out", help="name of the result, by default op_cpu or op_cuda")
     arguments = parser.parse_args()
     device = arguments.device
@@ -134,6 +149,8 @@ def main() -> None:
             plan += [(*stage, torch.float16, contiguous) for stage in HEADLINE]
     record: dict[str, Any] = {"environment": environment(device), "rows": []}
     for c, side, up, dtype, layout in plan:
+        if not re.search(arguments.only, f"{c}x{side}x{up} {str(dtype).removeprefix('torch.')} {layout}"):
+            continue
         record["rows"] += measure(n, c, side, up, dtype, layout, device, arguments.seconds)
         write(arguments.out or f"op_{device}", record)
 
