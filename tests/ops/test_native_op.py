@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2ilayers.ops import build, masked_affine_norm
+from t2ilayers.ops import _native, masked_affine_norm
 
-assert build.why_not("cpu") is None, build.why_not("cpu")
+assert _native.why_not("cpu", torch.float32) is None, _native.why_not("cpu", torch.float32)
 OPS = torch.ops.t2ilayers
 
 

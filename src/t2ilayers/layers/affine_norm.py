@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..ops import masked_affine_norm
-from ..ops._masked_affine_norm import Activation, Impl, check_activation
+from ..ops import Activation, Impl, check_activation, masked_affine_norm
 
 
 def _affine_mlp(cond_dim: int, hidden_dim: int, num_features: int) -> nn.Sequential:

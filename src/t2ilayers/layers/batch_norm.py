@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..ops import masked_affine_norm
-from ..ops._masked_affine_norm import Activation, Impl, check_activation
+from ..ops import Activation, Impl, check_activation, masked_affine_norm
 
 
 class ActivatedBatchNorm(nn.BatchNorm2d):

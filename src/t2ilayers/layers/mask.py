@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops._masked_affine_norm import Impl
+from ..ops import Impl
 from .batch_norm import ActivatedBatchNorm
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops._masked_affine_norm import Impl
+from ..ops import Impl
 from .affine_norm import SemanticAffineBN, affine_parameters
 from .mask import MaskPredictor
 

@@ -21,7 +21,8 @@ from .._pretrained import JSONConfig, load_folder, save_folder
 from ..encoders import ConvImageEncoder, InceptionImageEncoder, LSTMTextEncoder
 from ..layers import ActivatedBatchNorm, SSAConv
 from ..layers.affine_norm import affine_parameters
-from ..ops._masked_affine_norm import Impl, takes_native
+from ..ops import Impl
+from ..ops._masked_affine_norm import takes_native
 from ..vocabulary import Vocabulary
 from ._sizes import check_image_size
 from .discriminators import MatchingAwareDiscriminator

@@ -2,5 +2,14 @@
 
 from ._gradfix import average_pool2d, conv2d, leaky_relu
 from ._masked_affine_norm import masked_affine_norm
+from ._options import Activation, Impl, check_activation
 
-__all__ = ["average_pool2d", "conv2d", "leaky_relu", "masked_affine_norm"]
+__all__ = [
+    "Activation",
+    "Impl",
+    "average_pool2d",
+    "check_activation",
+    "conv2d",
+    "leaky_relu",
+    "masked_affine_norm",
+]

@@ -1,4 +1,4 @@
-"""Masked affine normalization: the op, the reference that defines it, and its rules for shapes."""
+"""Masked affine normalization: the op, its checks, and which implementation runs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from . import _native as kernels
-from . import build
-
-Activation = Literal["none", "relu", "leaky_relu"]
-Stats = Literal["batch", "instance", "group"]
-Impl = Literal["auto", "reference", "native"]
+from ._native import native, why_not
+from ._options import Activation, Impl, Options, Running, Stats, check_activation
+from ._reference import check_count, reference, values_per_channel
+from ._torch import constant_result, transformed
 
 
 def masked_affine_norm(
@@ -105,53 +101,39 @@ def masked_affine_norm(
     check_activation(activation)
     if impl not in ("auto", "reference", "native"):
         raise ValueError(f'impl must be "auto", "reference" or "native", got {impl!r}')
-    tracing = _is_compiling()
+    options = Options(
+        groups=0 if stats == "batch" else x.shape[1] if groups is None else groups,
+        eps=eps,
+        slope={"none": 1.0, "relu": 0.0, "leaky_relu": negative_slope}[activation],
+        upsample=upsample,
+    )
+    given, running = None, None
+    if running_mean is not None and running_var is not None:
+        if training:
+            running = Running(running_mean, running_var, momentum=momentum, repeats=upsample**2)
+        else:
+            given = running_mean, running_var
     # An exported program must run where this library is not, so it gets ordinary operations.
-    ordinary = torch.compiler.is_exporting() if tracing else transformed()
-    if ordinary and impl == "native" and not tracing:
+    compiling = torch.compiler.is_compiling()
+    ordinary = torch.compiler.is_exporting() if compiling else transformed()
+    if ordinary and impl == "native" and not compiling:
         raise RuntimeError(
             'impl="native" was asked for, but torch.func transforms and forward-mode derivatives need ordinary '
             'operations; use impl="auto" or impl="reference"'
         )
-    if not ordinary and takes_native(x.device.type, x.dtype, impl):
-        return _native(
-            x, gamma, beta, mask, running_mean, running_var, training, momentum, eps, activation, negative_slope,
-            upsample, stats, groups, process_group, tracing,
-        )  # fmt: skip
-    return _reference(
-        x, gamma, beta, mask, running_mean, running_var, training, momentum, eps, activation, negative_slope,
-        upsample, stats, groups, process_group,
-    )  # fmt: skip
+    implementation = native if not ordinary and takes_native(x.device.type, x.dtype, impl) else reference
+    return implementation(x, gamma, beta, mask, options, given=given, running=running, process_group=process_group)
 
 
-def check_activation(activation: str) -> None:
-    """ValueError unless ``activation`` is one that the op knows.
-
-    Example:
-        >>> check_activation("relu")
-    """
-    if activation not in ("none", "relu", "leaky_relu"):
-        raise ValueError(f'activation must be "none", "relu" or "leaky_relu", got {activation!r}')
-
-
-# Found once; see kernels.
-_is_compiling = torch.compiler.is_compiling
-_peek_interpreter_stack = torch._C._functorch.peek_interpreter_stack
-
-_DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))  # those of the native kernels
 _warned: set[str] = set()
 
 
+@constant_result
 def takes_native(device: str, dtype: torch.dtype, impl: Impl) -> bool:
     """Whether native kernels run here. A first call may compile them, which must not be traced."""
     if impl == "reference":
         return False
-    if dtype not in _DTYPES:
-        reason: str | None = f"native kernels know no {dtype}"
-    elif device == "cuda" and dtype == torch.float64:
-        reason = "the CUDA kernels compute in float32 and take no float64"
-    else:
-        reason = build.why_not(device)
+    reason = why_not(device, dtype)
     if reason is None:
         return True
     if impl == "native":
@@ -160,207 +142,6 @@ def takes_native(device: str, dtype: torch.dtype, impl: Impl) -> bool:
         _warned.add(reason)
         warnings.warn(f"masked_affine_norm runs its slower reference: {reason}", RuntimeWarning, stacklevel=3)
     return False
-
-
-def transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work, of which custom gradients know nothing.
-
-    Example:
-        >>> transformed()
-        False
-    """
-    return _peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-
-
-# What torch.compiler.assume_constant_result sets. Calling it would import torch._dynamo, for seconds.
-takes_native._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def _native(
-    x: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    mask: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    activation: Activation,
-    negative_slope: float,
-    upsample: int,
-    stats: Stats,
-    groups: int | None,
-    process_group: dist.ProcessGroup | None,
-    tracing: bool,
-) -> Tensor:
-    """The reference's result by fused kernels; running statistics are updated here, outside of them."""
-    slope = {"none": 1.0, "relu": 0.0, "leaky_relu": negative_slope}[activation]
-    if stats == "batch" and training and process_group is not None:
-        y, mean, var, total = kernels.normalize_synchronized(
-            x, gamma, beta, mask, eps, slope, upsample, process_group
-        )
-        count: int | Tensor = total
-        if x.numel() <= x.shape[1]:  # only a rank with at most one value each can be part of a group with one
-            _check_count(int(total))
-    else:
-        fixed = stats == "batch" and not training
-        divisions = 0 if stats == "batch" else x.shape[1] if groups is None else groups
-        given = (running_mean, running_var) if fixed else (None, None)
-        y, mean, var = kernels.normalize(x, gamma, beta, mask, *given, divisions, eps, slope, upsample, tracing)
-        count = x.numel() // x.shape[1]
-    if training and running_mean is not None and running_var is not None:
-        _update_running(running_mean, running_var, mean, var, count, upsample**2, momentum)
-    return y
-
-
-@torch.no_grad()
-def _update_running(
-    running_mean: Tensor,  # (C,)
-    running_var: Tensor,  # (C,)
-    mean: Tensor,  # (C,)
-    var: Tensor,  # (C,), biased
-    count: int | Tensor,
-    repeats: int,
-    momentum: float,
-) -> None:
-    """Upsampling repeats each of ``count`` values ``repeats`` times.
-
-    Mean and biased variance stay; the unbiased variance, which the running one takes, has ``repeats`` times
-    the count. Without any value nothing changes.
-    """
-    if isinstance(count, Tensor):
-        total = count * repeats
-        unbiased = var * (total / (total - 1).clamp(min=1))
-        weight: float | Tensor = (momentum * (count > 0)).to(running_mean.dtype)
-    elif count == 0:
-        return
-    else:
-        unbiased = var * (count * repeats / max(count * repeats - 1, 1))
-        weight = momentum
-    running_mean.lerp_(mean.to(running_mean.dtype), weight)
-    running_var.lerp_(unbiased.to(running_var.dtype), weight)
-
-
-def _reference(
-    x: Tensor,  # (N, C, H, W)
-    gamma: Tensor,  # (N, C)
-    beta: Tensor,  # (N, C)
-    mask: Tensor | None,  # (N, 1, sH, sW)
-    running_mean: Tensor | None,  # (C,)
-    running_var: Tensor | None,  # (C,)
-    training: bool,
-    momentum: float,
-    eps: float,
-    activation: Activation,
-    negative_slope: float,
-    upsample: int,
-    stats: Stats,
-    groups: int | None,
-    process_group: dist.ProcessGroup | None,
-) -> Tensor:
-    """The definition. Normalizing before upsampling is the same arithmetic on a quarter of the values."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    xs = x.to(dtype)
-    if stats != "batch":
-        xhat = F.group_norm(xs, x.shape[1] if groups is None else groups, eps=eps)
-    elif not training:
-        xhat = F.batch_norm(xs, running_mean, running_var, eps=eps)
-    else:
-        xhat = _batch_norm(xs, running_mean, running_var, momentum, eps, upsample**2, process_group)
-    if upsample == 2:
-        xhat = F.interpolate(xhat, scale_factor=2, mode="nearest")
-    # (1 + gamma m) xhat + beta m = xhat + m (gamma xhat + beta): fewer passes, and xhat's memory layout stays.
-    z = torch.addcmul(beta.to(dtype)[:, :, None, None], gamma.to(dtype)[:, :, None, None], xhat)
-    z = xhat + z if mask is None else torch.addcmul(xhat, mask.to(dtype), z)
-    if activation == "relu":
-        z = F.relu(z)
-    elif activation == "leaky_relu":
-        z = F.leaky_relu(z, negative_slope)
-    return z.to(x.dtype)
-
-
-def _batch_norm(
-    xs: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    momentum: float,
-    eps: float,
-    repeats: int,
-    process_group: dist.ProcessGroup | None,
-) -> Tensor:
-    """Normalize by the batch's statistics and update the running ones."""
-    if process_group is None:
-        count: int | Tensor = xs.numel() // xs.shape[1]
-        mean, var = xs.new_zeros(xs.shape[1]), xs.new_zeros(xs.shape[1])
-        # Momentum 1 leaves the batch's own mean and unbiased variance behind.
-        xhat = F.batch_norm(xs, mean, var, training=True, momentum=1.0, eps=eps)
-        var = var * ((count - 1) / max(count, 1))
-    else:
-        local = xs.numel() // xs.shape[1]
-        mean = xs.sum((0, 2, 3)) / max(local, 1)
-        m2 = (xs - mean[:, None, None]).square().sum((0, 2, 3))
-        mean, var, count = merge_over_ranks(local, mean, m2, process_group)
-        _check_count(int(count))
-        xhat = (xs - mean[:, None, None]) * torch.rsqrt(var + eps)[:, None, None]
-    if running_mean is not None and running_var is not None:
-        _update_running(running_mean, running_var, mean, var, count, repeats, momentum)
-    return xhat
-
-
-class _AllReduceSum(torch.autograd.Function):
-    """Sum over ranks; its gradient is the sum of the ranks' gradients, and so on to any order."""
-
-    @staticmethod
-    def forward(ctx, value: Tensor, group: dist.ProcessGroup) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.group = group
-        value = value.contiguous().clone()
-        dist.all_reduce(value, group=group)
-        return value
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        return all_reduce_sum(grad, ctx.group), None
-
-
-def all_reduce_sum(value: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """The sum of ``value``, of any one shape ``(N, ...)``, over the ranks; differentiable to any order."""
-    total: Tensor = _AllReduceSum.apply(value, group)  # type: ignore[no-untyped-call]
-    return total
-
-
-def merge_over_ranks(
-    count: int, mean: Tensor, m2: Tensor, group: dist.ProcessGroup
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean ``(C,)``, biased variance ``(C,)`` and count ``()`` over all ranks, in one collective a direction.
-
-    Args:
-        count: values behind each of this rank's statistics, may be 0.
-        mean: of this rank, ``(C,)``.
-        m2: sums of this rank's squared deviations from its mean, ``(C,)``.
-        group: the ranks.
-
-    Each rank puts its own into its row of a zero table; the sum over ranks is then every rank's table, which
-    Chan's formula merges without the cancellation of E[x²] - E[x]².
-    """
-    c = len(mean)
-    row = torch.cat([mean.new_tensor([count]), mean, m2])  # (1 + 2C,)
-    rank, world = dist.get_rank(group), dist.get_world_size(group)
-    table = all_reduce_sum(F.pad(row[None], (0, 0, rank, world - 1 - rank)), group)  # (world, 1 + 2C)
-    counts, means, m2s = table[:, :1], table[:, 1 : 1 + c], table[:, 1 + c :]
-    total = counts.sum()
-    divisor = total.clamp(min=1)
-    mean = (counts * means).sum(0) / divisor
-    var = (m2s + counts * (means - mean).square()).sum(0) / divisor
-    return mean, var, total
-
-
-def _check_count(count: int) -> None:
-    if count == 1:
-        raise ValueError(
-            "statistics need more than one value of x each, got 1; "
-            "use a larger batch or map, or training=False with running statistics"
-        )
 
 
 def _check(
@@ -414,8 +195,8 @@ def _check(
     elif stats == "batch" and not training:
         raise ValueError("training=False normalizes by running statistics, got none; pass both of them")
     if stats != "batch":
-        _check_count(h * w * (c // groups if groups else 1))
+        check_count(h * w * (c // groups if groups else 1))
     elif training and process_group is None:
-        _check_count(n * h * w)
+        check_count(values_per_channel(x))
     if process_group is not None and stats != "batch":
         raise ValueError(f'process_group shares batch statistics, got {stats=}; use stats="batch"')

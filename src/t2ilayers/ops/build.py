@@ -29,8 +29,6 @@ from typing import NamedTuple
 
 import torch
 
-from . import _native
-
 ARCHITECTURES = (80, 90, 100)
 """What the CUDA library is compiled for where no GPU is present to tell; newer ones run the newest one's PTX."""
 
@@ -72,8 +70,7 @@ class Compiler(NamedTuple):
 def why_not(device: str) -> str | None:
     """One sentence on why native kernels cannot run on tensors of a device type, or None where they can.
 
-    The first call of a process finds or builds the library, loads it and registers the ops' Python side; later
-    ones repeat its answer.
+    The first call of a process finds or builds the library and loads it; later ones repeat its answer.
 
     Example:
         >>> why_not("mps")
@@ -205,8 +202,6 @@ def _load(device: str) -> str | None:
         load_library(build(device))
     except RuntimeError as error:
         return str(error).splitlines()[0]
-    if device == "cpu":
-        _native.register()
     return None
 
 

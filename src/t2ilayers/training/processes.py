@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..data import Batch
 from ..layers import ActivatedBatchNorm, SemanticAffineBN
-from ..ops._masked_affine_norm import all_reduce_sum
+from ..ops.collectives import all_reduce_sum
 
 
 def synchronize_statistics(module: nn.Module, group: dist.ProcessGroup | None) -> None:

@@ -1,0 +1,40 @@
+"""The private names of torch that this package uses, each beside the public way to the same.
+
+A small map takes less time than the Python around it, and the public ways cost microseconds. Whoever moves to
+another version of torch looks here first; `tests/ops/test_torch.py` checks that both ways agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch.autograd import forward_ad
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+below_autograd: Any = torch._C._AutoDispatchBelowAutograd
+"""A context in which ops run without recording gradients; `torch.no_grad` for calls that autograd need not see."""
+
+_peek_interpreter_stack = torch._C._functorch.peek_interpreter_stack
+
+
+def transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work, of which custom gradients know nothing.
+
+    The public way is to apply a `torch.autograd.Function` with neither `setup_context` nor `jvp`, which refuses.
+    """
+    return _peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def constant_result(function: _Function) -> _Function:
+    """As `torch.compiler.assume_constant_result`, which imports torch._dynamo, for seconds."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def direct_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """`function.apply` without its look for torch.func's transforms; see :func:`transformed`."""
+    apply: Callable[..., Any] = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+    return apply
