@@ -85,22 +85,6 @@ def _table(match: re.Match[str]) -> str:
     return "\n".join(indent + line for line in lines)
 
 
-def public(path: str, package: Object) -> str:
-    """Where the pages show it: ``t2ilayers.layers.mask.MaskPredictor`` as ``t2ilayers.layers.MaskPredictor``.
-
-    Of a function in a file of its own name (``t2ilayers.ops.masked_affine_norm``) griffe sees only the file, so
-    that is shown by its full path.
-    """
-    _, family, *rest = path.split(".")
-    members = package.members[family].members
-    if rest and members[rest[0]].is_module:
-        if len(rest) == 1 and rest[0] in members[rest[0]].members:
-            rest *= 2
-        elif len(rest) > 1 and rest[1] != rest[0] and rest[1] in members:
-            del rest[0]
-    return ".".join(["t2ilayers", family, *rest])
-
-
 class Readable(Extension):
     """Rewrites each docstring once the package is loaded, when names can be resolved."""
 
@@ -113,6 +97,6 @@ class Readable(Extension):
                 path = name if name.startswith("t2ilayers.") else obj.resolve(name)
             except NameResolutionError:
                 return None
-            return public(path, obj.package) if path.startswith("t2ilayers.") else None
+            return path if path.startswith("t2ilayers.") else None
 
         obj.docstring.value = to_markdown(obj.docstring.value, resolve)
