@@ -92,7 +92,8 @@ PUBLIC = {
     ),
     "t2ilayers.ops": "Activation Impl average_pool2d check_activation conv2d leaky_relu masked_affine_norm",
     "t2ilayers.layers": (
-        "ActivatedBatchNorm Conv2d DownBlock LeakyReLU MaskPredictor MatchingHead SSAConv SemanticAffineBN"
+        "ActivatedBatchNorm Conv2d DownBlock FusedSequential LeakyReLU MaskPredictor MatchingHead SSAConv "
+        "SemanticAffineBN"
     ),
     "t2ilayers.encoders": (
         "ConvImageEncoder EmptyCaptionError ImageFeatures InceptionImageEncoder LSTMTextEncoder TextFeatures "

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from ..ops import Activation, Impl, check_activation, masked_affine_norm
+from ..ops._fast import is_plain, joint_mlps
 
 
 def _affine_mlp(cond_dim: int, hidden_dim: int, num_features: int) -> nn.Sequential:
@@ -45,7 +44,8 @@ class SemanticAffineBN(nn.Module):
 
     Shapes:
         ``x (N, C, H, W)``, ``cond (N, D)``, ``mask (N, 1, s*H, s*W)`` in [0, 1] or None (ones), returns
-        ``(N, C, s*H, s*W)`` with ``s = upsample``.
+        ``(N, C, s*H, s*W)`` with ``s = upsample``. ``affine``: ``gamma (N, C)`` and ``beta (N, C)`` where they
+        were predicted before, by :func:`affine_parameters` with those of other norms; ``cond`` is then not used.
 
     Raises:
         ValueError: an unknown activation; from ``forward``, shapes that do not fit; the message says which.
@@ -89,22 +89,15 @@ class SemanticAffineBN(nn.Module):
         self.register_buffer("running_var", torch.ones(num_features))
 
     def forward(
-        self, x: Tensor, cond: Tensor, mask: Tensor | None = None, *, upsample: Literal[1, 2] = 1
+        self,
+        x: Tensor,
+        cond: Tensor,
+        mask: Tensor | None = None,
+        *,
+        upsample: Literal[1, 2] = 1,
+        affine: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        ((gamma, beta),) = affine_parameters([self], cond)
-        return self.modulate(x, gamma, beta, mask, upsample=upsample)
-
-    def modulate(
-        self, x: Tensor, gamma: Tensor, beta: Tensor, mask: Tensor | None = None, *, upsample: Literal[1, 2] = 1
-    ) -> Tensor:
-        """``forward`` with parameters ``(N, C)`` that were predicted before, by :func:`affine_parameters`.
-
-        Example:
-            >>> norm, x, cond = SemanticAffineBN(16, cond_dim=32), torch.randn(4, 16, 8, 8), torch.randn(4, 32)
-            >>> ((gamma, beta),) = affine_parameters([norm], cond)
-            >>> bool((norm.modulate(x, gamma, beta) == norm(x, cond)).all())
-            True
-        """
+        gamma, beta = self._predict(cond) if affine is None else affine
         return masked_affine_norm(
             x,
             gamma,
@@ -121,6 +114,15 @@ class SemanticAffineBN(nn.Module):
             impl=self.impl,
         )
 
+    def _predict(self, cond: Tensor) -> tuple[Tensor, Tensor]:
+        self._check(cond)
+        gamma, beta = joint_mlps(cond, (self.gamma, self.beta))
+        return gamma, beta
+
+    def _check(self, cond: Tensor) -> None:
+        if cond.dim() != 2 or cond.shape[1] != self.cond_dim:
+            raise ValueError(f"cond must be (N, D) with D = cond_dim = {self.cond_dim}, got {tuple(cond.shape)}")
+
     def extra_repr(self) -> str:
         return (
             f"{self.num_features}, cond_dim={self.cond_dim}, hidden_dim={self.hidden_dim}, eps={self.eps}, "
@@ -128,37 +130,29 @@ class SemanticAffineBN(nn.Module):
         )
 
 
-def affine_parameters(norms: Sequence[SemanticAffineBN], cond: Tensor) -> list[tuple[Tensor, Tensor]]:
+def affine_parameters(norms: Sequence[SemanticAffineBN], cond: Tensor) -> list[tuple[Tensor, Tensor] | None]:
     """``gamma (N, C)`` and ``beta (N, C)`` of several norms for one condition, in few matrix products.
 
-    All first layers are one product; last layers of equal width are another.
+    For ``norm(x, cond, mask, affine=...)``. A norm that is not plain (a subclass, hooks, sharded weights; see
+    ``ops._fast.is_plain``) gets None: it must predict for itself, when it is called.
 
     Args:
-        norms: layers of one ``cond_dim`` and one ``hidden_dim``.
+        norms: :class:`SemanticAffineBN`.
         cond: ``(N, D)``.
 
     Raises:
-        ValueError: ``cond`` does not fit, or the norms differ in the two sizes.
+        ValueError: ``cond`` does not fit a norm.
 
     Example:
         >>> norms = [SemanticAffineBN(c, cond_dim=32) for c in (16, 8, 16)]
         >>> [tuple(gamma.shape) for gamma, beta in affine_parameters(norms, torch.randn(4, 32))]
         [(4, 16), (4, 8), (4, 16)]
     """
-    sizes = {(norm.cond_dim, norm.hidden_dim) for norm in norms}
-    if len(sizes) != 1:
-        raise ValueError(f"norms must share cond_dim and hidden_dim, got {sorted(sizes)}")
-    ((cond_dim, hidden_dim),) = sizes
-    if cond.dim() != 2 or cond.shape[1] != cond_dim:
-        raise ValueError(f"cond must be (N, D) with D = cond_dim = {cond_dim}, got {tuple(cond.shape)}")
-    mlps: list[Any] = [mlp for norm in norms for mlp in (norm.gamma, norm.beta)]
-    hidden = F.relu(F.linear(cond, torch.cat([m[0].weight for m in mlps]), torch.cat([m[0].bias for m in mlps])))
-    hidden = rearrange(hidden, "n (k h) -> k n h", h=hidden_dim)
-    results: dict[int, Tensor] = {}
-    for width in dict.fromkeys(norm.num_features for norm in norms):
-        chosen = [i for i, mlp in enumerate(mlps) if mlp[2].out_features == width]
-        weight = torch.stack([mlps[i][2].weight for i in chosen])  # (k, C, hidden)
-        bias = torch.stack([mlps[i][2].bias for i in chosen])  # (k, C)
-        out = torch.baddbmm(bias[:, None], hidden[chosen], weight.mT)  # (k, N, C)
-        results |= zip(chosen, out, strict=True)
-    return [(results[2 * i], results[2 * i + 1]) for i in range(len(norms))]
+    plain = [norm for norm in norms if is_plain(norm, SemanticAffineBN)]
+    mlps: list[nn.Module] = []
+    for norm in plain:
+        norm._check(cond)
+        mlps += [norm.gamma, norm.beta]
+    found = iter(joint_mlps(cond, mlps))
+    predicted = {id(norm): (next(found), next(found)) for norm in plain}
+    return [predicted.get(id(norm)) for norm in norms]

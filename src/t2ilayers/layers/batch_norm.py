@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import torch.distributed as dist
+from collections import OrderedDict
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
-from ..ops import Activation, Impl, check_activation, masked_affine_norm
+from ..ops import Activation, Impl, check_activation
+from .fused import FusedSequential
 
 
-class ActivatedBatchNorm(nn.BatchNorm2d):
+class ActivatedBatchNorm(FusedSequential):
     r"""``act(BatchNorm2d(x))``, by :func:`t2ilayers.ops.masked_affine_norm` without a mask.
 
     .. math:: y = \mathrm{act}(w\, \hat{x} + b)
 
-    Parameters, buffers and defaults are those of :class:`torch.nn.BatchNorm2d`, whose checkpoints load. Backward
-    keeps ``x`` alone, where batch norm and activation apart keep two maps more.
+    A :class:`FusedSequential` of ``norm``, an :class:`torch.nn.BatchNorm2d`, and ``activation``. Whatever looks
+    for batch norms finds ``norm`` and leaves the activation alone. Checkpoints of ``nn.BatchNorm2d`` load.
 
     Args:
         num_features: C, the channels of ``x``.
-        activation: ``"none"``, ``"relu"`` or ``"leaky_relu"`` (slope 0.2).
+        activation: ``"none"``, ``"relu"`` or ``"leaky_relu"``.
         eps: added to the variance.
+        momentum: weight of the new batch in the running statistics, or None for the mean over all batches.
+        affine: whether there are a weight and a bias.
+        track_running_stats: whether there are running statistics.
+        negative_slope: of the leaky relu.
         impl: see :func:`~t2ilayers.ops.masked_affine_norm`.
+        device: of parameters and buffers.
+        dtype: of parameters and buffers.
 
     Attributes:
         process_group: the ranks that share batch statistics while training, or None.
@@ -40,34 +50,44 @@ class ActivatedBatchNorm(nn.BatchNorm2d):
         True
     """
 
+    norm: nn.BatchNorm2d
+
     def __init__(
-        self, num_features: int, activation: Activation, *, eps: float = 1e-5, impl: Impl = "auto"
+        self,
+        num_features: int,
+        activation: Activation,
+        *,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        negative_slope: float = 0.2,
+        impl: Impl = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, eps=eps)
         check_activation(activation)
-        self.activation: Activation = activation
-        self.impl: Impl = impl
-        self.process_group: dist.ProcessGroup | None = None
-
-    def forward(self, input: Tensor) -> Tensor:
-        if input.dim() != 4 or input.shape[1] != self.num_features:
-            raise ValueError(f"x must be (N, C, H, W) with C = {self.num_features}, got {tuple(input.shape)}")
-        if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-        n = len(input)
-        return masked_affine_norm(
-            input,
-            (self.weight - 1).expand(n, -1),
-            self.bias.expand(n, -1),
-            running_mean=self.running_mean,
-            running_var=self.running_var,
-            training=self.training,
-            momentum=0.1 if self.momentum is None else self.momentum,
-            eps=self.eps,
-            activation=self.activation,
-            process_group=self.process_group if self.training else None,
-            impl=self.impl,
+        children: OrderedDict[str, nn.Module] = OrderedDict(
+            norm=nn.BatchNorm2d(num_features, eps, momentum, affine, track_running_stats, device, dtype)
         )
+        if activation != "none":
+            children["activation"] = nn.ReLU() if activation == "relu" else nn.LeakyReLU(negative_slope)
+        super().__init__(children, impl=impl)
+        self.register_load_state_dict_pre_hook(_of_batch_norm)  # type: ignore[no-untyped-call]
 
-    def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}, activation={self.activation!r}, impl={self.impl!r}"
+    @property
+    def running_mean(self) -> Tensor | None:
+        """``norm.running_mean``."""
+        return self.norm.running_mean
+
+    @property
+    def running_var(self) -> Tensor | None:
+        """``norm.running_var``."""
+        return self.norm.running_var
+
+
+def _of_batch_norm(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Take the keys of an ``nn.BatchNorm2d``, which are also those that this layer had before."""
+    for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+        if prefix + name in state:
+            state[f"{prefix}norm.{name}"] = state.pop(prefix + name)

@@ -14,12 +14,12 @@ class DownBlock(nn.Module):
     r"""Residual block that halves the size.
 
     .. math::
-        y = \mathrm{pool}_2(\mathrm{shortcut}(x))
+        y = \mathrm{shortcut}(\mathrm{pool}_2(x))
             + g\, \mathrm{lrelu}(\mathrm{conv}_{3\times3}(\mathrm{lrelu}(\mathrm{conv}_{4\times4, /2}(x))))
 
     Convolutions of the residual have no bias, ``lrelu`` has slope 0.2 and ``g`` is one learned scalar that
-    starts at 0. The shortcut is a 1x1 convolution with bias where the width changes, else the identity; it
-    runs after the pooling, with which it commutes, on a quarter of the pixels.
+    starts at 0. The shortcut is a 1x1 convolution with bias where the width changes, else the identity. The
+    published one comes before the pooling, with which it commutes; here it has a quarter of the pixels.
 
     Args:
         in_channels: channels of ``x``.
@@ -92,9 +92,9 @@ class MatchingHead(nn.Module):
                 f"features must be (N, {self.in_channels}, 4, 4), got {tuple(features.shape)}; "
                 "they come from the discriminator's features() on images of its image_size"
             )
-        if cond.shape != (len(features), self.cond_dim):
+        if cond.shape != (features.shape[0], self.cond_dim):
             raise ValueError(
-                f"cond must be (N, D) = {(len(features), self.cond_dim)}, one row a picture, "
+                f"cond must be (N, D) = {(features.shape[0], self.cond_dim)}, one row a picture, "
                 f"got {tuple(cond.shape)}"
             )
         joint = torch.cat([features, repeat(cond, "n d -> n d 4 4").to(features.dtype)], dim=1)

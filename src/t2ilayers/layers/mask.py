@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import Impl
-from .batch_norm import ActivatedBatchNorm
+from .fused import FusedSequential
 
 
 class MaskPredictor(nn.Module):
@@ -41,15 +38,12 @@ class MaskPredictor(nn.Module):
     def __init__(self, in_channels: int, hidden_channels: int = 100, *, impl: Impl = "auto") -> None:
         super().__init__()
         self.in_channels = in_channels
-        # Numbered as in published checkpoints, where the activation is a module of its own.
-        self.layers = nn.Sequential(
-            OrderedDict(
-                {
-                    "0": nn.Conv2d(in_channels, hidden_channels, 3, padding=1),
-                    "1": ActivatedBatchNorm(hidden_channels, "relu", impl=impl),
-                    "3": nn.Conv2d(hidden_channels, 1, 1),
-                }
-            )
+        self.layers = FusedSequential(
+            nn.Conv2d(in_channels, hidden_channels, 3, padding=1),
+            nn.BatchNorm2d(hidden_channels),
+            nn.ReLU(),
+            nn.Conv2d(hidden_channels, 1, 1),
+            impl=impl,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,15 +51,7 @@ class MaskPredictor(nn.Module):
             raise ValueError(
                 f"x must be (N, C, H, W) with C = in_channels = {self.in_channels}, got {tuple(x.shape)}"
             )
-        if self.training or torch.is_grad_enabled():
-            return self.layers(x)
-        # Where the statistics are fixed and nobody differentiates, batch norm is part of the convolution.
-        convolution, norm = cast(nn.Conv2d, self.layers[0]), cast(nn.BatchNorm2d, self.layers[1])
-        running_mean, running_var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-        scale = norm.weight * torch.rsqrt(running_var + norm.eps)
-        weight = convolution.weight * scale[:, None, None, None]
-        bias = (cast(Tensor, convolution.bias) - running_mean) * scale + norm.bias
-        return self.layers[2](F.conv2d(x, weight, bias, padding=1).relu_())
+        return self.layers(x)
 
     def extra_repr(self) -> str:
         return f"in_channels={self.in_channels}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import Impl
+from ..ops._fast import add_upsampled, scaled_conv2d
 from .affine_norm import SemanticAffineBN, affine_parameters
 from .mask import MaskPredictor
 
@@ -19,14 +20,14 @@ class SSAConv(nn.Module):
     .. math::
         m &= \sigma(\mathrm{up}_{\mathrm{bilinear}}(\mathrm{predictor}(x))) \\
         r &= \mathrm{conv}(\mathrm{SABN}(\mathrm{conv}(\mathrm{SABN}(\mathrm{up}(x), e, m)), e, m)) \\
-        y &= \mathrm{shortcut}(\mathrm{up}(x)) + g\, r
+        y &= \mathrm{up}(\mathrm{shortcut}(x)) + g\, r
 
     Both SABNs (:class:`SemanticAffineBN` with ReLU) share the mask; ``g`` is one learned scalar that starts
     at 0, so the block starts as its shortcut: the identity, or a 1x1 convolution where the width changes.
 
     The published code keeps the mask predictor in the block before; here a block predicts its mask from its
-    own input, which is the same arithmetic and makes the block usable alone. The shortcut's convolution runs
-    before nearest upsampling, with which a 1x1 convolution commutes, on a quarter of the pixels.
+    own input, which is the same arithmetic and makes the block usable alone. The published shortcut comes after
+    nearest upsampling; a 1x1 convolution commutes with it, and here has a quarter of the pixels.
 
     Args:
         in_channels: channels of ``x``.
@@ -39,8 +40,9 @@ class SSAConv(nn.Module):
     Shapes:
         ``x (N, C_in, H, W)``, ``cond (N, D)``, ``mask (N, 1, s*H, s*W)`` in [0, 1] or None. Returns
         ``(y (N, C_out, s*H, s*W), mask (N, 1, s*H, s*W))``. A mask that is given replaces the predicted one
-        (editing, supervision) and is returned as it is. ``affine``: ``gamma (N, C)`` and ``beta (N, C)`` of the
-        two norms where they were predicted before, together with those of other blocks.
+        (editing, supervision) and is returned as it is. ``affine``: ``gamma (N, C)`` and ``beta (N, C)`` of each
+        of the two norms where they were predicted before, by :func:`affine_parameters` with those of other
+        blocks; None for a norm that predicts for itself.
 
     Raises:
         ValueError: from ``forward``, for shapes that do not fit; the message says which.
@@ -81,27 +83,17 @@ class SSAConv(nn.Module):
         cond: Tensor,
         mask: Tensor | None = None,
         *,
-        affine: Sequence[tuple[Tensor, Tensor]] | None = None,
+        affine: Sequence[tuple[Tensor, Tensor] | None] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        if affine is None:
-            affine = affine_parameters((self.norm1, self.norm2), cond)
+        affine1, affine2 = affine_parameters((self.norm1, self.norm2), cond) if affine is None else affine
+        s: Literal[1, 2] = 2 if self.upsample else 1
         if mask is None:
-            mask = MaskPredictor.to_mask(self.mask_predictor(x), scale=2 if self.upsample else 1)
-        residual = self.conv1(self.norm1.modulate(x, *affine[0], mask, upsample=2 if self.upsample else 1))
-        residual = self.norm2.modulate(residual, *affine[1], mask)
-        # gamma conv(h) is a convolution by gamma times the weights, which are few.
-        weights = {name: self.gamma * value for name, value in self.conv2.named_parameters()}
-        residual = torch.func.functional_call(self.conv2, weights, residual)
+            mask = MaskPredictor.to_mask(self.mask_predictor(x), s)
+        residual = self.conv1(self.norm1(x, cond, mask, upsample=s, affine=affine1))
+        residual = self.norm2(residual, cond, mask, affine=affine2)
+        residual = scaled_conv2d(residual, self.conv2, self.gamma)
         shortcut = self.shortcut(x)
-        if not self.upsample:
-            return shortcut + residual, mask
-        if torch.is_grad_enabled() or shortcut.dtype != residual.dtype:
-            # In place: the upsampled map becomes the sum. Its backward is the one of upsampling, which is fast.
-            return F.interpolate(shortcut, scale_factor=2, mode="nearest").add_(residual), mask
-        # Where nobody differentiates, in one pass: a pixel of the shortcut goes to its four copies.
-        copies = residual.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (N, C_out, H, 2, W, 2)
-        copies += shortcut[:, :, :, None, :, None]
-        return residual, mask
+        return (add_upsampled(shortcut, residual) if self.upsample else shortcut + residual), mask
 
     def extra_repr(self) -> str:
         return f"upsample={self.upsample}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from ..layers import Conv2d, DownBlock, MatchingHead
+from ..ops._fast import channels_last
 from ._sizes import check_image_size
 
 
@@ -63,8 +63,7 @@ class MatchingAwareDiscriminator(nn.Module):
             raise ValueError(
                 f"images must be (N, 3, {self.image_size}, {self.image_size}), got {tuple(images.shape)}"
             )
-        # Channels last, as in the generator.
-        return self.blocks(self.from_image(images.contiguous(memory_format=torch.channels_last)))
+        return self.blocks(self.from_image(channels_last(images)))
 
     def match(self, features: Tensor, cond: Tensor) -> Tensor:
         """Score ``features (N, C, 4, 4)`` against ``cond (N, D)``: logits ``(N,)``.

@@ -6,23 +6,20 @@ Source: Liao et al., *Text to Image Generation with Semantic-Spatial Aware GAN*,
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from .._pretrained import JSONConfig, load_folder, save_folder
 from ..encoders import ConvImageEncoder, InceptionImageEncoder, LSTMTextEncoder
-from ..layers import ActivatedBatchNorm, SSAConv
+from ..layers import FusedSequential, SSAConv
 from ..layers.affine_norm import affine_parameters
 from ..ops import Impl
-from ..ops._masked_affine_norm import takes_native
+from ..ops._fast import fastest_layout, few_channels_conv2d, is_plain
 from ..vocabulary import Vocabulary
 from ._sizes import check_image_size
 from .discriminators import MatchingAwareDiscriminator
@@ -96,6 +93,7 @@ class SSAGenerator(nn.Module):
         check_image_size(image_size)
         self.image_size = image_size
         self.z_dim = z_dim
+        self.impl: Impl = impl
         sides = [2**i for i in range(2, image_size.bit_length())]  # 4, 8, ..., image_size
         widths = [ngf * min(8, image_size // side) for side in sides]
         self.fc = nn.Linear(z_dim, 8 * ngf * 4 * 4)
@@ -103,37 +101,32 @@ class SSAGenerator(nn.Module):
             SSAConv(c_in, c_out, cond_dim, upsample=side > 4, mask_channels=mask_channels, impl=impl)
             for side, c_in, c_out in zip(sides, [8 * ngf, *widths], widths, strict=False)
         )
-        # Numbered as in published checkpoints, where each activation is a module of its own.
-        self.to_image = nn.Sequential(
-            OrderedDict(
-                {
-                    "0": ActivatedBatchNorm(widths[-1], "leaky_relu", impl=impl),
-                    "2": _ToPicture(widths[-1], 3, 3, padding=1),
-                    "3": nn.Tanh(),
-                }
-            )
+        self.to_image = FusedSequential(
+            nn.BatchNorm2d(widths[-1]),
+            nn.LeakyReLU(0.2),
+            _ToPicture(widths[-1], 3, 3, padding=1),
+            nn.Tanh(),
+            impl=impl,
         )
 
     def forward(self, z: Tensor, cond: Tensor, masks: Sequence[Tensor | None] | None = None) -> SSAGeneratorOutput:
-        if z.dim() != 2 or z.shape[1] != self.z_dim or len(z) != len(cond):
+        if z.dim() != 2 or z.shape[1] != self.z_dim or z.shape[0] != cond.shape[0]:
             raise ValueError(
-                f"z must be (N, z_dim) = {(len(cond), self.z_dim)}, one row a sentence, got {tuple(z.shape)}"
+                f"z must be (N, z_dim) = {(cond.shape[0], self.z_dim)}, one row a sentence, got {tuple(z.shape)}"
             )
         if masks is None:
             masks = [None] * len(self.blocks)
         if len(masks) != len(self.blocks):
             raise ValueError(f"masks must have one entry a block, {len(self.blocks)}, got {len(masks)}")
-        x = self.fc(z).unflatten(1, (-1, 4, 4))  # (N, 8·ngf, 4, 4)
+        x = fastest_layout(self.fc(z).unflatten(1, (-1, 4, 4)), self.impl)  # (N, 8·ngf, 4, 4)
         blocks = cast(Sequence[SSAConv], self.blocks)
-        norms = [norm for block in blocks for norm in (block.norm1, block.norm2)]
-        if takes_native(x.device.type, x.dtype, norms[0].impl):
-            # Every layer keeps the layout it is given, and convolutions are fastest in this one. Torch's own batch
-            # norm is not: on a CPU it is three times slower in it, and its float32 results are less exact.
-            x = x.contiguous(memory_format=torch.channels_last)
-        affine = affine_parameters(norms, cond)
+        # All blocks' gammas and betas at once, but for blocks that must not be looked into before they are called.
+        plain = [block for block in blocks if is_plain(block, SSAConv)]
+        predicted = iter(affine_parameters([norm for block in plain for norm in (block.norm1, block.norm2)], cond))
         used = []
-        for i, (block, given) in enumerate(zip(blocks, masks, strict=True)):
-            x, mask = block(x, cond, given, affine=affine[2 * i : 2 * i + 2])
+        for block, given in zip(blocks, masks, strict=True):
+            affine = (next(predicted), next(predicted)) if block in plain else None
+            x, mask = block(x, cond, given, affine=affine)
             used.append(mask)
         return SSAGeneratorOutput(self.to_image(x).contiguous(), tuple(used))
 
@@ -142,19 +135,10 @@ class SSAGenerator(nn.Module):
 
 
 class _ToPicture(nn.Conv2d):
-    """The 3x3 convolution to a picture, on a CPU in float32 for four neighbouring pixels of a row at once.
+    """The 3x3 convolution to a picture."""
 
-    A vector has sums of 16 channels and a picture 3: four pixels are 12, of the kernel in its four places within a
-    row of 6. Forward takes 0.6 of the time (a Xeon, batch 4, 32 channels, 256 px).
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        if input.device.type != "cpu" or input.dtype != torch.float32:
-            return super().forward(input)
-        weight = torch.cat([F.pad(self.weight, (place, 3 - place)) for place in range(4)])  # (12, C, 3, 6)
-        bias = cast(Tensor, self.bias).repeat(4)
-        y = F.conv2d(input, weight, bias, stride=(1, 4), padding=1)  # (N, 12, H, W / 4)
-        return rearrange(y, "n (place c) h w -> n c h (w place)", place=4)
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return few_channels_conv2d(input, weight, bias)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -26,6 +27,15 @@ def transformed() -> bool:
     The public way is to apply a `torch.autograd.Function` with neither `setup_context` nor `jvp`, which refuses.
     """
     return _peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def hooks_on_all_modules() -> bool:
+    """Whether a hook was registered for every module, by `nn.modules.module.register_module_forward_hook` or so.
+
+    There is no public way to ask.
+    """
+    found: bool = _has_any_global_hook()  # type: ignore[no-untyped-call]
+    return found
 
 
 def constant_result(function: _Function) -> _Function:

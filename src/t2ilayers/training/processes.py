@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Batch
-from ..layers import ActivatedBatchNorm, SemanticAffineBN
+from ..layers import FusedSequential, SemanticAffineBN
 from ..ops.collectives import all_reduce_sum
 
 
 def synchronize_statistics(module: nn.Module, group: dist.ProcessGroup | None) -> None:
-    """Let every ``SemanticAffineBN`` and ``ActivatedBatchNorm`` in ``module`` share batch statistics.
+    """Let every ``SemanticAffineBN`` and ``FusedSequential`` in ``module`` share batch statistics.
 
     Torch's own batch norms are left alone; ``nn.SyncBatchNorm`` is for those. Copy the module before, not after:
     a process group cannot be copied.
@@ -31,7 +31,7 @@ def synchronize_statistics(module: nn.Module, group: dist.ProcessGroup | None) -
         True
     """
     for part in module.modules():
-        if isinstance(part, SemanticAffineBN | ActivatedBatchNorm):
+        if isinstance(part, SemanticAffineBN | FusedSequential):
             part.process_group = group
 
 
