@@ -271,7 +271,7 @@ def test_architectures_are_for_cuda_only(tiny):
 def test_cold_use_while_tracing_loads_registers_once_and_breaks_no_graph(ops):
     code = """
 from t2ilayers.ops import _native
-from t2ilayers.ops._masked_affine_norm import takes_native
+from t2ilayers.ops._choice import takes_native
 _native._register = lambda: print("registered", torch.ops.t2ilayers.cpu_capability())  # has no real op
 def f(x):
     return x + 1 if takes_native(x.device.type, x.dtype, "auto") else x

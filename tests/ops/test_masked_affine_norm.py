@@ -202,9 +202,9 @@ def test_compiles_whole_without_recompiling_over_batch_sizes(norm):
 
 
 BAD = {
-    r"x must be \(N, C, H, W\), got shape \(3, 6\)": dict(x=torch.ones(3, 6)),
-    r"gamma must be \(N, C\) = \(3, 6\)": dict(gamma=torch.ones(1, 6)),
-    r"beta must be \(N, C\) = \(3, 6\)": dict(beta=torch.ones(3, 6, 1)),
+    r"x must be \(N, C, H, W\), .*, got shape \(3, 6\)": dict(x=torch.ones(3, 6)),
+    r"gamma must be .* = \(3, 6\)": dict(gamma=torch.ones(2, 6)),
+    r"beta must be .* = \(3, 6\)": dict(beta=torch.ones(3, 6, 1)),
     r"mask must be \(N, 1, s\*H, s\*W\) = \(3, 1, 10, 8\)": dict(upsample=2),
     "upsample must be 1 or 2": dict(upsample=4),
     'stats must be "batch"': dict(stats="layer"),

@@ -90,7 +90,10 @@ PUBLIC = {
         "MaskPredictor MatchingAwareDiscriminator SSAConv SSAGAN SSAGANConfig SSAGenerator SemanticAffineBN "
         "__version__"
     ),
-    "t2ilayers.ops": "Activation Impl average_pool2d check_activation conv2d leaky_relu masked_affine_norm",
+    "t2ilayers.ops": (
+        "Activation Impl Scale Stats affine_chain average_pool2d check_activation conv2d leaky_relu "
+        "masked_affine_norm"
+    ),
     "t2ilayers.layers": (
         "ActivatedBatchNorm Conv2d DownBlock FusedSequential LeakyReLU MaskPredictor MatchingHead SSAConv "
         "SemanticAffineBN"

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._masked_affine_norm import takes_native
+from ._choice import takes_native
 from ._options import Impl
 from ._torch import hooks_on_all_modules, transformed
 

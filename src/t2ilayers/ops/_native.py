@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,13 @@ def why_not(device: str, dtype: torch.dtype) -> str | None:
         return reason
     with _lock:  # of threads that come here first, one registers
         return _register()
+
+
+def lacks(options: Options, *, maps: bool) -> str | None:
+    """One sentence on what of a call the kernels do not have, or None."""
+    if options.groups < 0 or options.silu or options.absolute or maps:
+        return 'native kernels have no stats="none", scale="absolute", activation="silu" or maps yet'
+    return None
 
 
 @functools.cache
@@ -98,7 +105,7 @@ def native(
         statistics = (None, None) if given is None else (given[0].double(), given[1].double())
         # Torch's wrapper of a registered gradient costs as much as a small map. It is for graphs that are traced.
         call: Any = _forward if _is_compiling() else _eager
-        y, mean, var = call(x, gamma, beta, mask, *statistics, *options)
+        y, mean, var = call(x, gamma, beta, mask, *statistics, *_tail(options))
     if running is not None:
         update_running(running, mean, var, count)
     result: Tensor = y
@@ -107,6 +114,15 @@ def native(
 
 # Shape rules. A map is channels last exactly where the kernels make it so; Inductor plans by these strides.
 # The last arguments are always Options, with what a backward op adds behind them.
+
+
+def _tail(options: Options) -> tuple[Any, ...]:
+    return options.groups, options.eps, options.slope, options.upsample
+
+
+def _options(tail: Sequence[Any]) -> Options:
+    groups, eps, slope, upsample = tail
+    return Options(groups, eps, slope, False, False, upsample)
 
 
 def _memory_format(x: Tensor) -> torch.memory_format:
@@ -130,7 +146,7 @@ def _fake_statistics(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
 
 def _fake_forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    options = Options(*rest[5:])
+    options = _options(rest[5:])
     return _map(x, options.upsample), _statistic(x, options.groups), _statistic(x, options.groups)
 
 
@@ -145,7 +161,7 @@ def _fake_backward(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, T
 
 def _fake_backward_sums(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     gamma, beta, mask, _, _, *options, need_dmask = rest
-    sums = x.new_empty((2, _statistic(x, Options(*options).groups).shape[0]), dtype=torch.float64)
+    sums = x.new_empty((2, _statistic(x, _options(options).groups).shape[0]), dtype=torch.float64)
     dmask = mask.new_empty(mask.shape) if need_dmask and mask is not None else gamma.new_empty(0)
     return sums, gamma.new_empty(gamma.shape), beta.new_empty(beta.shape), dmask
 
@@ -166,7 +182,7 @@ def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tenso
 
 
 def _forward_gradient(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    nothing = (None,) * (6 + len(Options._fields))
+    nothing = (None,) * 10
     if dy is None:
         return nothing
     x, gamma, beta, mask, mean, var = ctx.saved_tensors
@@ -213,7 +229,7 @@ _eager = direct_apply(_Eager)
 
 def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     tensors, (*options, ctx.constant, _, _, _) = inputs[:7], inputs[7:]
-    ctx.options = Options(*options)
+    ctx.options = _options(options)
     ctx.computed = [result.numel() > 0 for result in output]
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors)
@@ -224,7 +240,7 @@ def _backward_gradient(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
     second = _SecondOrder.apply(  # type: ignore[no-untyped-call]
         ctx.options, ctx.constant, *ctx.saved_tensors, *known
     )
-    return *second, *(None,) * (6 + len(Options._fields))
+    return *second, *(None,) * 10
 
 
 class _SecondOrder(torch.autograd.Function):
@@ -284,7 +300,7 @@ class _Synchronized(torch.autograd.Function):
         mean, var = _OPS.masked_affine_norm_statistics(x, options.groups)
         local = values_per_channel(x)
         mean, var, count = merge_over_ranks(local, mean, var * local, group)
-        y, _, _ = _OPS.masked_affine_norm_forward(x, gamma, beta, mask, mean, var, *options)
+        y, _, _ = _OPS.masked_affine_norm_forward(x, gamma, beta, mask, mean, var, *_tail(options))
         ctx.options, ctx.group = options, group
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(mean, var, count)
@@ -305,10 +321,10 @@ class _Synchronized(torch.autograd.Function):
             return *first, None, None
         tensors = dy, x, gamma, beta, mask, mean, var
         sums, dgamma, dbeta, dmask = _OPS.masked_affine_norm_backward_sums(
-            *tensors, *options, ctx.needs_input_grad[3]
+            *tensors, *_tail(options), ctx.needs_input_grad[3]
         )
         dx = None
         dist.all_reduce(sums, group=ctx.group)
         if ctx.needs_input_grad[0]:
-            dx = _OPS.masked_affine_norm_backward_input(*tensors, sums / count, *options)
+            dx = _OPS.masked_affine_norm_backward_input(*tensors, sums / count, *_tail(options))
         return dx, dgamma, dbeta, dmask if ctx.needs_input_grad[3] else None, None, None

@@ -1,22 +1,32 @@
-"""What a call of the op asks for besides its tensors."""
+"""What a call of the ops asks for besides its tensors."""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
 
-Activation = Literal["none", "relu", "leaky_relu"]
-Stats = Literal["batch", "instance", "group"]
+Activation = Literal["none", "relu", "leaky_relu", "silu"]
 Impl = Literal["auto", "reference", "native"]
+RunningCount = Literal["output", "input"]
+Scale = Literal["residual", "absolute"]
+Stats = Literal["batch", "instance", "group", "none"]
+
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+IMPLS: tuple[str, ...] = get_args(Impl)
+SCALES: tuple[str, ...] = get_args(Scale)
+STATS: tuple[str, ...] = get_args(Stats)
+COUNTS: tuple[str, ...] = get_args(RunningCount)
 
 
 class Options(NamedTuple):
     """How to compute, in the order in which the native ops take it."""
 
-    groups: int  # 0: statistics of each channel over the batch; n: of each of n groups of a sample's channels
+    groups: int  # 0: statistics of each channel over the batch; n: of n groups of a sample's channels; -1: none
     eps: float
-    slope: float  # act(z) = z > 0 ? z : slope * z
+    slope: float  # act(z) = z > 0 ? z : slope * z, unless silu
+    silu: bool
+    absolute: bool  # scale by 1 - m + gamma m instead of 1 + gamma m
     upsample: int
 
 
@@ -29,7 +39,18 @@ class Running(NamedTuple):
     repeats: int  # how often each value of x counts
 
 
+def check_word(name: str, value: object, words: tuple[str, ...]) -> None:
+    """ValueError unless ``value`` is one of ``words``."""
+    if value not in words:
+        *others, last = (f'"{word}"' for word in words)
+        raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
+
+
 def check_activation(activation: str) -> None:
-    """ValueError unless ``activation`` is one that the op knows."""
-    if activation not in ("none", "relu", "leaky_relu"):
-        raise ValueError(f'activation must be "none", "relu" or "leaky_relu", got {activation!r}')
+    """ValueError unless ``activation`` is one that the ops know."""
+    check_word("activation", activation, ACTIVATIONS)
+
+
+def slope_of(activation: Activation, negative_slope: float) -> float:
+    """Of act(z) = z > 0 ? z : slope * z."""
+    return negative_slope if activation == "leaky_relu" else 0.0 if activation == "relu" else 1.0

@@ -1,6 +1,8 @@
-"""Masked affine normalization in plain PyTorch: the definition, with which native kernels must agree."""
+"""The ops in plain PyTorch: their definitions, with which native kernels must agree."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -13,9 +15,9 @@ from .collectives import merge_over_ranks
 
 def reference(
     x: Tensor,  # (N, C, H, W)
-    gamma: Tensor,  # (N, C)
-    beta: Tensor,  # (N, C)
-    mask: Tensor | None,  # (N, 1, sH, sW)
+    gamma: Tensor,  # (N, C), or a map (N, C, sH, sW)
+    beta: Tensor,  # as gamma
+    mask: Tensor | None,  # (N or 1, 1, sH, sW)
     options: Options,
     *,
     given: tuple[Tensor, Tensor] | None = None,
@@ -28,21 +30,57 @@ def reference(
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     xs = x.to(dtype)
-    if given is not None:
+    if options.groups < 0 or (x.numel() == 0 and process_group is None):
+        xhat = xs
+    elif given is not None:
         xhat = F.batch_norm(xs, given[0].to(dtype), given[1].to(dtype), eps=options.eps)
     elif options.groups:
         xhat = F.group_norm(xs, options.groups, eps=options.eps)
     else:
         xhat = _batch_norm(xs, options.eps, running, process_group)
     if options.upsample == 2:
-        xhat = F.interpolate(xhat, scale_factor=2, mode="nearest")
-    # (1 + gamma m) xhat + beta m = xhat + m (gamma xhat + beta): fewer passes, and xhat's memory layout stays.
-    z = torch.addcmul(beta.to(dtype)[:, :, None, None], gamma.to(dtype)[:, :, None, None], xhat)
-    z = xhat + z if mask is None else torch.addcmul(xhat, mask.to(dtype), z)
-    return _activated(z, options.slope).to(x.dtype)
+        xhat = _twice_as_large(xhat)
+    gamma, beta = _over_pixels(gamma.to(dtype)), _over_pixels(beta.to(dtype))
+    if mask is None:
+        z = torch.addcmul(beta, gamma if options.absolute else 1 + gamma, xhat)
+    else:
+        mask = mask.to(dtype)
+        scale = torch.addcmul(1 - mask if options.absolute else torch.ones_like(mask), gamma, mask)
+        z = torch.addcmul(xhat * scale, beta, mask)  # xhat first: the result has its memory layout
+    return _activated(z, options.slope, options.silu).to(x.dtype)
 
 
-def _activated(z: Tensor, slope: float) -> Tensor:
+def reference_chain(
+    x: Tensor,  # (N, C, H, W)
+    gammas: Sequence[Tensor],  # (N, C) each
+    betas: Sequence[Tensor],
+    slope: float,
+    silu: bool,
+    upsample: int,
+) -> Tensor:
+    """``x <- act(gamma x + beta)`` for each pair, and then upsampled: that changes no value of it."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    y = x.to(dtype)
+    for gamma, beta in zip(gammas, betas, strict=True):
+        y = torch.addcmul(_over_pixels(beta.to(dtype)), _over_pixels(gamma.to(dtype)), y)
+        y = _activated(y, slope, silu)
+    y = y.to(x.dtype)
+    return _twice_as_large(y) if upsample == 2 else y
+
+
+def _over_pixels(parameter: Tensor) -> Tensor:
+    return parameter if parameter.dim() == 4 else parameter[:, :, None, None]
+
+
+def _twice_as_large(x: Tensor) -> Tensor:
+    if x.numel() == 0:  # torch interpolates no empty side
+        return x.reshape(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3])
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def _activated(z: Tensor, slope: float, silu: bool) -> Tensor:
+    if silu:
+        return F.silu(z)
     if slope == 1:
         return z
     return F.relu(z) if slope == 0 else F.leaky_relu(z, slope)
@@ -83,14 +121,14 @@ def update_running(running: Running, mean: Tensor, var: Tensor, count: int | Ten
     if isinstance(count, Tensor):
         total = count * running.repeats
         unbiased = var * (total / (total - 1).clamp(min=1))
-        weight: float | Tensor = (running.momentum * (count > 0)).to(running.mean.dtype)
+        weight: float | Tensor = running.momentum * (count > 0)
     elif count == 0:
         return
     else:
         unbiased = var * (count * running.repeats / max(count * running.repeats - 1, 1))
         weight = running.momentum
-    running.mean.lerp_(mean.to(running.mean.dtype), weight)
-    running.var.lerp_(unbiased.to(running.var.dtype), weight)
+    for old, new in ((running.mean, mean), (running.var, unbiased)):
+        old.lerp_(new.to(old.dtype), weight.to(old.dtype) if isinstance(weight, Tensor) else weight)
 
 
 def values_per_channel(x: Tensor) -> int:
