@@ -41,12 +41,24 @@ def c_struct(name: str, *fields: tuple[type, str]) -> type[ctypes.Structure]:
 Problem = c_struct(
     "Problem",
     (ctypes.c_int64, "n c h w up groups"),
-    (ctypes.c_bool, "channels_last"),
-    (ctypes.c_int, "dtype"),
+    (ctypes.c_bool, "channels_last maps absolute"),
+    (ctypes.c_int, "activation dtype gamma_dtype beta_dtype mask_dtype"),
     (ctypes.c_double, "eps slope"),
 )
+Running = c_struct(
+    "Running",
+    (ctypes.c_void_p, "mean var"),
+    (ctypes.c_int, "dtype"),
+    (ctypes.c_double, "momentum"),
+    (ctypes.c_int64, "repeats"),
+)
 Forward = c_struct(
-    "Forward", (ctypes.c_void_p, "x gamma beta mask"), (ctypes.c_bool, "given"), (ctypes.c_void_p, "mean var y")
+    "Forward",
+    (ctypes.c_void_p, "x gamma beta mask"),
+    (ctypes.c_bool, "given"),
+    (ctypes.c_void_p, "mean var"),
+    (Running, "running"),
+    (ctypes.c_void_p, "y"),
 )
 Backward = c_struct(
     "Backward",
@@ -88,7 +100,9 @@ class Case:
 
     def problem(self) -> Any:
         shape = (self.n, self.c, self.h, self.w, self.up)
-        return Problem(*shape, self.groups, self.channels_last, DTYPES[self.dtype], EPS, self.slope)
+        activation = 1 if self.slope == 0 else 0  # problem.h's relu and leaky
+        forms = self.channels_last, False, False
+        return Problem(*shape, self.groups, *forms, activation, DTYPES[self.dtype], 0, 0, 0, EPS, self.slope)
 
     def map_shape(self, up: int) -> tuple[int, ...]:
         return (self.n, self.c, up * self.h, up * self.w)
@@ -249,7 +263,7 @@ def run(
             buffers.put(name, torch.from_numpy(v)) for name, v in zip(("mean", "var"), given, strict=True)
         )
     y = buffers.put("y", torch.full(case.map_shape(case.up), torch.nan, dtype=case.dtype))
-    call(kernels.forward, Forward(x, gamma, beta, mask, given is not None, mean, var, y))
+    call(kernels.forward, Forward(x, gamma, beta, mask, given is not None, mean, var, Running(), y))
 
     dy = buffers.put("dy", data.dy)
     sums, dgamma = buffers.new("sums", 16 * k), buffers.new("dgamma", 4 * case.n * case.c)

@@ -13,6 +13,7 @@ from t2ilayers.ops import _native, masked_affine_norm
 
 assert _native.why_not("cpu", torch.float32) is None, _native.why_not("cpu", torch.float32)
 OPS = torch.ops.t2ilayers
+OPTIONS = 0, 1e-5, 0.2, False, False, 1  # groups, eps, slope, silu, absolute, upsample
 
 
 def problem(n, c, h, w, *, upsample=1, dtype=torch.float64, last=False, mean=1.0, seed=0):
@@ -151,7 +152,7 @@ def test_only_the_gradients_asked_for_are_computed():
     dy, x, gamma, beta, mask = problem(2, 8, 6, 6)
     mean, var = OPS.masked_affine_norm_statistics(x, 0)
     empty = OPS.masked_affine_norm_backward(
-        dy, x, gamma, beta, mask, mean, var, 0, 1e-5, 0.2, 1, True, False, False, False
+        dy, x, gamma, beta, mask, mean, var, True, False, False, False, *OPTIONS
     )
     assert [t.numel() for t in empty] == [0, 0, 0, 0]
     beta.requires_grad_()
@@ -206,21 +207,22 @@ def test_torch_finds_the_registration_of_each_op_in_order(op, last):
     dy, x, gamma, beta, mask = problem(3, 5, 4, 4, upsample=2, dtype=torch.float32, last=last)
     mean, var = OPS.masked_affine_norm_statistics(x, 0)
     rest = (gamma, beta, mask, mean, var)
+    twice = (*OPTIONS[:-1], 2)
     if op in ("forward", "backward"):
         for t in (dy, x, gamma, beta, mask):
             t.requires_grad_()
     arguments = {
         "statistics": [(x, 0), (x, 5)],
         "forward": [
-            (x, gamma, beta, mask, None, None, 0, 1e-5, 0.2, 2),
-            (x, gamma, beta, None, mean, var, 0, 1e-5, 0.0, 1),
+            (x, gamma, beta, mask, None, None, *twice),
+            (x, gamma, beta, None, mean, var, *OPTIONS),
         ],
         "backward": [
-            (dy, x, *rest, 0, 1e-5, 0.2, 2, False, True, True, True),
-            (dy, x, *rest, 0, 1e-5, 0.2, 2, True, True, False, False),
+            (dy, x, *rest, False, True, True, True, *twice),
+            (dy, x, *rest, True, True, False, False, *twice),
         ],
-        "backward_sums": [(dy, x, *rest, 0, 1e-5, 0.2, 2, True)],
-        "backward_input": [(dy, x, *rest, torch.zeros(2, 5).double(), 0, 1e-5, 0.2, 2)],
+        "backward_sums": [(dy, x, *rest, True, *twice)],
+        "backward_input": [(dy, x, *rest, torch.zeros(2, 5).double(), *twice)],
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # dynamo's own deprecations
@@ -230,19 +232,18 @@ def test_torch_finds_the_registration_of_each_op_in_order(op, last):
 
 def test_the_ops_refuse_what_they_would_misread():
     dy, x, gamma, beta, mask = problem(2, 4, 3, 3, dtype=torch.float32)
-    options = (None, None, 0, 1e-5, 0.2, 1)
     for bad, message in (
-        ((x.long(), gamma, beta, mask), "float32, float64, float16 or bfloat16"),
+        ((x.long(), gamma, beta, mask), "x must be float32, float64, float16 or bfloat16"),
         ((x[0], gamma, beta, mask), r"\(N, C, H, W\)"),
-        ((x, gamma.double(), beta, mask), "gamma has the wrong dtype"),
+        ((x, gamma.long(), beta, mask), "gamma must be float32, float64, float16 or bfloat16"),
         ((x, gamma, beta[:1], mask), "beta has the wrong shape"),
         ((x, gamma, beta, mask[..., :2]), "mask has the wrong shape"),
     ):
         with pytest.raises(RuntimeError, match=message):
-            OPS.masked_affine_norm_forward(*bad, *options)
+            OPS.masked_affine_norm_forward(*bad, None, None, *OPTIONS)
     mean, var = OPS.masked_affine_norm_statistics(x, 0)
     with pytest.raises(RuntimeError, match="shape and device of y"):
-        OPS.masked_affine_norm_backward_sums(dy[..., :2], x, gamma, beta, mask, mean, var, *options[2:], True)
+        OPS.masked_affine_norm_backward_sums(dy[..., :2], x, gamma, beta, mask, mean, var, True, *OPTIONS)
 
 
 def test_under_autocast_features_keep_their_dtype_and_statistics_are_exact():

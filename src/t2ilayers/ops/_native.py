@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -105,7 +105,7 @@ def native(
         statistics = (None, None) if given is None else (given[0].double(), given[1].double())
         # Torch's wrapper of a registered gradient costs as much as a small map. It is for graphs that are traced.
         call: Any = _forward if _is_compiling() else _eager
-        y, mean, var = call(x, gamma, beta, mask, *statistics, *_tail(options))
+        y, mean, var = call(x, gamma, beta, mask, *statistics, *options)
     if running is not None:
         update_running(running, mean, var, count)
     result: Tensor = y
@@ -113,16 +113,7 @@ def native(
 
 
 # Shape rules. A map is channels last exactly where the kernels make it so; Inductor plans by these strides.
-# The last arguments are always Options, with what a backward op adds behind them.
-
-
-def _tail(options: Options) -> tuple[Any, ...]:
-    return options.groups, options.eps, options.slope, options.upsample
-
-
-def _options(tail: Sequence[Any]) -> Options:
-    groups, eps, slope, upsample = tail
-    return Options(groups, eps, slope, False, False, upsample)
+# The last arguments are always Options.
 
 
 def _memory_format(x: Tensor) -> torch.memory_format:
@@ -146,22 +137,22 @@ def _fake_statistics(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
 
 def _fake_forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    options = _options(rest[5:])
+    options = Options(*rest[-len(Options._fields) :])
     return _map(x, options.upsample), _statistic(x, options.groups), _statistic(x, options.groups)
 
 
 def _fake_backward(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    *same, constant, need_dx, need_parameters, need_dmask = rest
+    tensors, (constant, need_dx, need_parameters, need_dmask, *options) = rest[:5], rest[5:]
     reduce = need_parameters or need_dmask or (need_dx and not constant)
-    _, dgamma, dbeta, dmask = _fake_backward_sums(dy, x, *same, need_dmask and reduce)
+    _, dgamma, dbeta, dmask = _fake_backward_sums(dy, x, *tensors, need_dmask and reduce, *options)
     if not reduce:
         dgamma, dbeta = dgamma.new_empty(0), dbeta.new_empty(0)
     return _map(x, 1) if need_dx else x.new_empty(0), dgamma, dbeta, dmask
 
 
 def _fake_backward_sums(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    gamma, beta, mask, _, _, *options, need_dmask = rest
-    sums = x.new_empty((2, _statistic(x, _options(options).groups).shape[0]), dtype=torch.float64)
+    gamma, beta, mask, _, _, need_dmask, *options = rest
+    sums = x.new_empty((2, _statistic(x, Options(*options).groups).shape[0]), dtype=torch.float64)
     dmask = mask.new_empty(mask.shape) if need_dmask and mask is not None else gamma.new_empty(0)
     return sums, gamma.new_empty(gamma.shape), beta.new_empty(beta.shape), dmask
 
@@ -190,10 +181,10 @@ def _forward_gradient(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Any, ...]:
     needs = need_dx, need_dgamma or need_dbeta, need_dmask
     tensors = dy, x, gamma, beta, mask, mean, var
     if torch.is_grad_enabled() or _is_compiling():
-        dx, dgamma, dbeta, dmask = _backward(*tensors, *ctx.options, ctx.constant, *needs)
+        dx, dgamma, dbeta, dmask = _backward(*tensors, ctx.constant, *needs, *ctx.options)
     else:  # nobody asks for a second order
         with below_autograd():
-            dx, dgamma, dbeta, dmask = _backward(*tensors, *ctx.options, ctx.constant, *needs)
+            dx, dgamma, dbeta, dmask = _backward(*tensors, ctx.constant, *needs, *ctx.options)
     return (
         dx if need_dx else None,
         dgamma if need_dgamma else None,
@@ -228,8 +219,8 @@ _eager = direct_apply(_Eager)
 
 
 def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    tensors, (*options, ctx.constant, _, _, _) = inputs[:7], inputs[7:]
-    ctx.options = _options(options)
+    tensors, (ctx.constant, _, _, _, *options) = inputs[:7], inputs[7:]
+    ctx.options = Options(*options)
     ctx.computed = [result.numel() > 0 for result in output]
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors)
@@ -300,7 +291,7 @@ class _Synchronized(torch.autograd.Function):
         mean, var = _OPS.masked_affine_norm_statistics(x, options.groups)
         local = values_per_channel(x)
         mean, var, count = merge_over_ranks(local, mean, var * local, group)
-        y, _, _ = _OPS.masked_affine_norm_forward(x, gamma, beta, mask, mean, var, *_tail(options))
+        y, _, _ = _OPS.masked_affine_norm_forward(x, gamma, beta, mask, mean, var, *options)
         ctx.options, ctx.group = options, group
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(mean, var, count)
@@ -321,10 +312,10 @@ class _Synchronized(torch.autograd.Function):
             return *first, None, None
         tensors = dy, x, gamma, beta, mask, mean, var
         sums, dgamma, dbeta, dmask = _OPS.masked_affine_norm_backward_sums(
-            *tensors, *_tail(options), ctx.needs_input_grad[3]
+            *tensors, ctx.needs_input_grad[3], *options
         )
         dx = None
         dist.all_reduce(sums, group=ctx.group)
         if ctx.needs_input_grad[0]:
-            dx = _OPS.masked_affine_norm_backward_input(*tensors, sums / count, *_tail(options))
+            dx = _OPS.masked_affine_norm_backward_input(*tensors, sums / count, *options)
         return dx, dgamma, dbeta, dmask if ctx.needs_input_grad[3] else None, None, None

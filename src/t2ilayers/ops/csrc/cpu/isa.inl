@@ -43,6 +43,17 @@ auto with_types(const Problem& p, Visit visit) {
   }
 }
 
+const char* lacks(const Problem& p) {
+  const DType type = p.dtype == DType::f64 ? DType::f64 : DType::f32;
+  if (p.gamma_dtype != type || p.beta_dtype != type || p.mask_dtype != type)
+    return "gamma, beta and mask of other dtypes than float32, or float64 for such an x";
+  if (!p.normalized()) return "stats of none";
+  if (p.maps) return "gamma and beta that are maps";
+  if (p.absolute) return "the absolute scale";
+  if (p.activation == Activation::silu) return "silu";
+  return nullptr;
+}
+
 int64_t scratch_bytes(const Problem& p) {
   return with_types(p, [&](auto s, auto t) {
     using S = decltype(s);
@@ -89,7 +100,7 @@ void backward(const Problem& p, const Backward& b, void* scratch, Parallel run, 
 }  // namespace
 
 extern const CpuKernels T2ILAYERS_ISA;
-const CpuKernels T2ILAYERS_ISA{T2ILAYERS_STRING(T2ILAYERS_ISA), scratch_bytes, statistics, forward, backward};
+const CpuKernels T2ILAYERS_ISA{T2ILAYERS_STRING(T2ILAYERS_ISA), lacks, scratch_bytes, statistics, forward, backward};
 
 }  // namespace t2ilayers
 

@@ -9,6 +9,7 @@ using Parallel = void (*)(int64_t tasks, void (*task)(int64_t, int64_t, void*), 
 
 struct CpuKernels {
   const char* name;
+  const char* (*lacks)(const Problem&);  // what of it these kernels cannot do, or null
   int64_t (*scratch_bytes)(const Problem&);
   void (*statistics)(const Problem&, const void* x, double* mean, double* var, void* scratch, Parallel,
                      int64_t threads);

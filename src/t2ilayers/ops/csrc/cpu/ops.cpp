@@ -22,6 +22,7 @@ struct Cpu {
   static void run(int64_t tasks, void (*task)(int64_t, int64_t, void*), void* context) {
     torch_parallel_for(0, tasks, 1, task, context);
   }
+  static const char* lacks(const Problem& p) { return kernels().lacks(p); }
   static int64_t scratch_bytes(const Problem& p) { return kernels().scratch_bytes(p); }
   static void statistics(const Problem& p, const void* x, double* mean, double* var, void* scratch, int) {
     kernels().statistics(p, x, mean, var, scratch, run, torch::stable::get_num_threads());
@@ -32,6 +33,8 @@ struct Cpu {
   static void backward(const Problem& p, const Backward& b, void* scratch, int) {
     kernels().backward(p, b, scratch, run, torch::stable::get_num_threads());
   }
+  static void chain(const Problem&, const Chain&, void*, int) {}
+  static void chain_backward(const Problem&, const ChainBackward&, void*, int) {}
 };
 
 std::string cpu_capability() { return kernels().name; }
@@ -39,22 +42,27 @@ std::string cpu_capability() { return kernels().name; }
 }  // namespace
 }  // namespace t2ilayers
 
+// entry.h's Options, which end every op of the norm.
+#define OPTIONS "int groups, float eps, float slope, bool silu, bool absolute, int upsample"
+
 STABLE_TORCH_LIBRARY(t2ilayers, m) {
   m.def("masked_affine_norm_statistics(Tensor x, int groups) -> (Tensor mean, Tensor var)");
-  m.def(
-      "masked_affine_norm_forward(Tensor x, Tensor gamma, Tensor beta, Tensor? mask, Tensor? mean, Tensor? var, "
-      "int groups, float eps, float slope, int upsample) -> (Tensor y, Tensor mean_out, Tensor var_out)");
-  m.def(
-      "masked_affine_norm_backward(Tensor dy, Tensor x, Tensor gamma, Tensor beta, Tensor? mask, Tensor mean, "
-      "Tensor var, int groups, float eps, float slope, int upsample, bool constant, bool need_dx, "
-      "bool need_parameters, bool need_dmask) -> (Tensor dx, Tensor dgamma, Tensor dbeta, Tensor dmask)");
-  m.def(
-      "masked_affine_norm_backward_sums(Tensor dy, Tensor x, Tensor gamma, Tensor beta, Tensor? mask, "
-      "Tensor mean, Tensor var, int groups, float eps, float slope, int upsample, bool need_dmask) "
-      "-> (Tensor sums, Tensor dgamma, Tensor dbeta, Tensor dmask)");
-  m.def(
-      "masked_affine_norm_backward_input(Tensor dy, Tensor x, Tensor gamma, Tensor beta, Tensor? mask, "
-      "Tensor mean, Tensor var, Tensor k, int groups, float eps, float slope, int upsample) -> Tensor");
+  m.def("masked_affine_norm_forward(Tensor x, Tensor gamma, Tensor beta, Tensor? mask, Tensor? mean, Tensor? var, "
+        OPTIONS ") -> (Tensor y, Tensor mean_out, Tensor var_out)");
+  m.def("masked_affine_norm_forward_running(Tensor x, Tensor gamma, Tensor beta, Tensor? mask, "
+        "Tensor(a!) running_mean, Tensor(b!) running_var, float momentum, int repeats, "
+        OPTIONS ") -> (Tensor y, Tensor mean, Tensor var)");
+  m.def("masked_affine_norm_backward(Tensor dy, Tensor x, Tensor gamma, Tensor beta, Tensor? mask, Tensor mean, "
+        "Tensor var, bool constant, bool need_dx, bool need_parameters, bool need_dmask, "
+        OPTIONS ") -> (Tensor dx, Tensor dgamma, Tensor dbeta, Tensor dmask)");
+  m.def("masked_affine_norm_backward_sums(Tensor dy, Tensor x, Tensor gamma, Tensor beta, Tensor? mask, Tensor mean, "
+        "Tensor var, bool need_dmask, "
+        OPTIONS ") -> (Tensor sums, Tensor dgamma, Tensor dbeta, Tensor dmask)");
+  m.def("masked_affine_norm_backward_input(Tensor dy, Tensor x, Tensor gamma, Tensor beta, Tensor? mask, Tensor mean, "
+        "Tensor var, Tensor k, " OPTIONS ") -> Tensor");
+  m.def("affine_chain_forward(Tensor x, Tensor gammas, Tensor betas, float slope, bool silu, int upsample) -> Tensor");
+  m.def("affine_chain_backward(Tensor dy, Tensor x, Tensor gammas, Tensor betas, float slope, bool silu, int upsample, "
+        "bool need_dx, bool need_parameters) -> (Tensor dx, Tensor dgammas, Tensor dbetas)");
   m.def("cpu_capability() -> str");
 }
 

@@ -188,6 +188,7 @@ struct PixelsForward {
         }
       f.mean[k] = all.mean;
       f.var[k] = all.count ? all.m2 / all.count : 0;
+      update_running(p, f.running, k, f.mean[k], f.var[k]);
     });
   }
 
@@ -357,20 +358,24 @@ void for_items(Parallel run, const Pixels& pixels, const Body& body) {
 }
 
 template <class S, class T>
-void pixels_statistics(const Problem& p, const void* x, double* mean, double* var, void* scratch, Parallel run) {
-  Forward f{};
-  f.x = x;
-  f.mean = mean;
-  f.var = var;
-  const PixelsForward<S, T> pass(p, f, scratch);
+void pixels_statistics(const PixelsForward<S, T>& pass, Parallel run) {
   for_items(run, pass.pixels, [&](int64_t item) { pass.reduce(item); });
   pass.finish(run);
 }
 
 template <class S, class T>
+void pixels_statistics(const Problem& p, const void* x, double* mean, double* var, void* scratch, Parallel run) {
+  Forward f{};
+  f.x = x;
+  f.mean = mean;
+  f.var = var;
+  pixels_statistics<S, T>(PixelsForward<S, T>(p, f, scratch), run);
+}
+
+template <class S, class T>
 void pixels_forward(const Problem& p, const Forward& f, void* scratch, Parallel run) {
   const PixelsForward<S, T> pass(p, f, scratch);
-  if (!f.given) pixels_statistics<S, T>(p, f.x, f.mean, f.var, scratch, run);
+  if (!f.given) pixels_statistics<S, T>(pass, run);
   pass.table.fill(f.mean, f.var);
   for_items(run, pass.pixels, [&](int64_t item) { pass.apply(item); });
 }

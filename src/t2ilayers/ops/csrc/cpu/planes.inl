@@ -278,6 +278,7 @@ struct PlanesForward {
       });
       f.mean[k] = mean;
       f.var[k] = count ? m2 / count : 0;
+      update_running(p, f.running, k, f.mean[k], f.var[k]);
       scales[k] = Scale<T>::of(f.mean[k], f.var[k], p.eps);
     });
   }

@@ -321,6 +321,36 @@ T2ILAYERS_INLINE Vec<T> activate(Vec<T> z, Vec<T> v, Vec<T> slope) {
   return z > 0 ? v : v * slope;
 }
 
+// A value of a tensor, whatever its dtype: for what is not worth a vector.
+T2ILAYERS_INLINE double read(const void* from, DType type, int64_t i) {
+  switch (type) {
+    case DType::f64: return static_cast<const double*>(from)[i];
+    case DType::f16: return widen(static_cast<const Half*>(from)[i]);
+    case DType::bf16: return widen(static_cast<const BFloat16*>(from)[i]);
+    default: return static_cast<const float*>(from)[i];
+  }
+}
+T2ILAYERS_INLINE void write(double value, void* to, DType type, int64_t i) {
+  switch (type) {
+    case DType::f64: static_cast<double*>(to)[i] = value; return;
+    case DType::f16: narrow(float(value), static_cast<Half*>(to) + i); return;
+    case DType::bf16: narrow(float(value), static_cast<BFloat16*>(to) + i); return;
+    default: static_cast<float*>(to)[i] = float(value);
+  }
+}
+
+// Moves running statistics towards those of the batch, as torch.lerp does.
+inline void update_running(const Problem& p, const Running& running, int64_t k, double mean, double var) {
+  const double count = double(p.count() * running.repeats);
+  if (!running.mean || count == 0) return;
+  auto move = [&](void* of, double batch) {
+    const double now = read(of, running.dtype, k);
+    write(now + running.momentum * (batch - now), of, running.dtype, k);
+  };
+  move(running.mean, mean);
+  move(running.var, var * (count / (count > 1 ? count - 1 : 1)));
+}
+
 // Count, mean and sum of squared deviations; merging (Chan et al.) is exact where E[x^2] - E[x]^2 is not.
 struct Moments {
   double count = 0, mean = 0, m2 = 0;

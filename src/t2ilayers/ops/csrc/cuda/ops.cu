@@ -31,18 +31,32 @@ namespace t2ilayers {
 namespace {
 
 struct Cuda {
+  static const char* lacks(const Problem& p) {
+    if (p.dtype == DType::f64) return "float64; impl='reference' has it";
+    if (p.gamma_dtype != DType::f32 || p.beta_dtype != DType::f32 || p.mask_dtype != DType::f32)
+      return "gamma, beta and mask of other dtypes than float32";
+    if (!p.normalized()) return "stats of none";
+    if (p.maps) return "gamma and beta that are maps";
+    if (p.absolute) return "the absolute scale";
+    if (p.activation == Activation::silu) return "silu";
+    return nullptr;
+  }
+
   static int64_t scratch_bytes(const Problem& p) {
-    STD_TORCH_CHECK(p.dtype != DType::f64, "float64 feature maps run on CUDA by impl='reference'");
     STD_TORCH_CHECK(p.out_pixels() <= int64_t(1) << 30 && p.c <= int64_t(1) << 30,
                     "on CUDA a channel of the output has at most 2^30 pixels, got ", p.out_pixels());
     return gpu::scratch_bytes(p);
   }
+
+  static void chain(const Problem&, const Chain&, void*, int) {}
+  static void chain_backward(const Problem&, const ChainBackward&, void*, int) {}
 
   static void statistics(const Problem& p, const void* x, double* mean, double* var, void* scratch, int device) {
     const torch::stable::accelerator::DeviceGuard guard(device);
     gpu::statistics(p, x, mean, var, scratch, stream(device));
   }
   static void forward(const Problem& p, const Forward& f, void* scratch, int device) {
+    STD_TORCH_CHECK(!f.running.mean, "these native kernels do not update running statistics");
     const torch::stable::accelerator::DeviceGuard guard(device);
     gpu::forward(p, f, scratch, stream(device));
   }
