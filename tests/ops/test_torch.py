@@ -3,6 +3,7 @@
 import contextlib
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -91,3 +92,51 @@ def test_a_constant_result_is_what_torch_marks_so():
 def test_marking_does_not_load_the_compiler():
     code = "import sys, t2ilayers.ops; assert 'torch._dynamo' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_transformed_is_where_jit_traces():
+    seen = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit's own deprecation
+        torch.jit.trace(lambda x: seen.append((_torch.transformed(), torch.jit.is_tracing())) or x, torch.ones(1))
+    assert (True, True) in seen
+    assert all(ours == public for ours, public in seen)
+    assert not _torch.transformed()
+
+
+class Wanted(torch.autograd.Function):
+    """A product that notes which of its gradients are asked for."""
+
+    @staticmethod
+    def forward(ctx, x, y, seen):
+        ctx.save_for_backward(x, y)
+        ctx.seen = seen
+        return x * y
+
+    @staticmethod
+    def backward(ctx, dz):
+        x, y = ctx.saved_tensors
+        ctx.seen.append([_torch.wanted(node) for node, _ in ctx.next_functions])
+        return dz * y, dz * x, None
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_wanted_gradients_are_those_that_the_pass_returns(create_graph):
+    x, y = (torch.ones(1, requires_grad=True) for _ in range(2))
+    z, seen = 2 * y, []
+    for asked, right in (([x], [True, False]), ([z], [False, True]), ([y], [False, True]), ([x, y], [True, True])):
+        torch.autograd.grad(Wanted.apply(x, z, seen), asked, create_graph=create_graph, retain_graph=True)
+        assert seen.pop() == right
+    Wanted.apply(x, y, seen).backward()
+    assert seen.pop() == [True, True]
+    Wanted.apply(x, y, seen).backward(inputs=[y])
+    assert seen.pop() == [False, True]
+
+
+def test_is_batched_where_gradients_are_many_at_once():
+    x, seen = torch.ones(2, requires_grad=True), []
+    y = x.clone()
+    y.register_hook(lambda dy: seen.append(_torch.is_batched(dy)))
+    torch.autograd.grad(y, x, torch.eye(2), is_grads_batched=True, retain_graph=True)
+    torch.autograd.grad(y, x, torch.ones(2))
+    assert seen == [True, False]

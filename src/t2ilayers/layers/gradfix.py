@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import conv2d, leaky_relu
@@ -14,16 +17,10 @@ class Conv2d(nn.Conv2d):
 
     Parameters and defaults are those of :class:`torch.nn.Conv2d`, whose checkpoints load.
 
-    Args:
-        in_channels: channels of ``x``.
-        out_channels: channels of ``y``.
-        kernel_size: K, of both sides.
-        stride: of both sides.
-        padding: zeros on every side.
-        bias: whether to add a learned bias.
+    Arguments are those of :class:`torch.nn.Conv2d`, all of them.
 
     Shapes:
-        ``x (N, C_in, H, W)``, returns ``(N, C_out, H', W')`` with ``H' = (H + 2 * padding - K) // stride + 1``.
+        ``x (N, C_in, H, W)``, returns ``(N, C_out, H', W')``, see :func:`t2ilayers.ops.conv2d`.
 
     Source: see :func:`t2ilayers.ops.conv2d`.
 
@@ -33,20 +30,14 @@ class Conv2d(nn.Conv2d):
         torch.Size([2, 8, 8, 8])
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        stride: int = 1,
-        padding: int = 0,
-        bias: bool = True,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
-
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return conv2d(input, weight, bias, stride=self.stride[0], padding=int(self.padding[0]))
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padding = 0
+        stride: Any = self.stride
+        dilation: Any = self.dilation
+        return conv2d(input, weight, bias, stride, padding, dilation, self.groups)
 
 
 class LeakyReLU(nn.Module):

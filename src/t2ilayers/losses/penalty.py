@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..ops._gradfix import without_weight_gradients
 from ._arguments import full
 
 
@@ -72,7 +71,7 @@ def gradient_penalty(
     unused = "use the tensors the logits were computed from, with gradients enabled and no detach between."
     if not logits.requires_grad:
         raise ValueError(f"logits do not depend on any input; {unused}")
-    with torch.autocast(logits.device.type, enabled=False), without_weight_gradients():
+    with torch.autocast(logits.device.type, enabled=False):
         # Sample n's logit depends on sample n only, so the gradient of the sum holds every sample's gradient.
         grads = torch.autograd.grad(logits.sum(), tuple(inputs), create_graph=True, allow_unused=True)
         squared = []

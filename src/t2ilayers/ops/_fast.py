@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from ._choice import takes_native
 from ._options import Impl
-from ._torch import hooks_on_all_modules, transformed
+from ._torch import ORDINARY, hooks_on_all_modules, transformed
 
-_ORDINARY = (Tensor, nn.Parameter, type(None))
 # What people put on one module to replace a part of it: its forward, a convolution's padding, a computed weight.
 _REPLACED = frozenset(
     ("forward", "_conv_forward", "_call_impl", "_wrapped_call_impl", "_compiled_call_impl", "weight", "bias")
@@ -39,7 +38,7 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """
     own = module.__dict__
     for parameter in own["_parameters"].values():
-        if type(parameter) not in _ORDINARY:
+        if type(parameter) not in ORDINARY:
             return False
     return (
         type(module) is kind
@@ -62,7 +61,7 @@ def scaled_conv2d(x: Tensor, conv: nn.Module, gamma: Tensor) -> Tensor:
         conv: any module; a plain ``nn.Conv2d`` takes ``gamma`` into its weights, which are few.
         gamma: ``()`` or ``(1,)``.
     """
-    if is_plain(conv, nn.Conv2d) and type(gamma) in _ORDINARY and gamma.dtype == conv.weight.dtype:
+    if is_plain(conv, nn.Conv2d) and type(gamma) in ORDINARY and gamma.dtype == conv.weight.dtype:
         conv = cast(nn.Conv2d, conv)
         bias = None if conv.bias is None else gamma * conv.bias
         return conv._conv_forward(x, gamma * conv.weight, bias)
@@ -100,7 +99,7 @@ def few_channels_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -
         bias: ``(C_out,)`` or None.
     """
     four_at_once = x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[3] % 4 == 0
-    if not four_at_once or type(weight) not in _ORDINARY:
+    if not four_at_once or type(weight) not in ORDINARY:
         return F.conv2d(x, weight, bias, padding=1)
     wide = torch.cat([F.pad(weight, (place, 3 - place)) for place in range(4)])  # (4 C_out, C, 3, 6)
     y = F.conv2d(

@@ -5,18 +5,27 @@ A gradient penalty differentiates a gradient, and torch's double backward of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._torch import transformed
+from ._torch import ORDINARY, is_batched, transformed, wanted
+
+_Pair = int | tuple[int, int]
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0) -> Tensor:
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: _Pair = 1,
+    padding: _Pair | Literal["valid", "same"] = 0,
+    dilation: _Pair = 1,
+    groups: int = 1,
+) -> Tensor:
     r"""``torch.nn.functional.conv2d``, to be differentiated twice.
 
     .. math:: y_{no} = b_o + \sum_i w_{oi} \star x_{ni}
@@ -29,19 +38,25 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
         \frac{\partial}{\partial w} \Big\langle v, \frac{\partial}{\partial x}
         \langle u, w \star x \rangle \Big\rangle = \frac{\partial}{\partial w} \langle u, w \star v \rangle
 
-    Values and first derivatives are torch's own, and derivatives of any order are right.
+    Values and first derivatives are torch's own, and derivatives of any order are right. A backward pass computes
+    only the gradients that it was asked for: where ``torch.autograd.grad`` wants those by ``x``, as a penalty
+    does, there are none by ``weight``.
 
-    Under autocast, ``torch.compile`` and ``torch.func`` it is torch's convolution.
+    Under autocast, ``torch.compile``, ``torch.func`` and ``torch.jit.trace``, for tensor subclasses and complex
+    numbers it is torch's convolution.
 
     Args:
-        x: ``(N, C_in, H, W)``, floating point.
-        weight: ``(C_out, C_in, K, K)``, in the dtype of ``x``.
+        x: ``(N, C_in, H, W)``.
+        weight: ``(C_out, C_in / groups, K_h, K_w)``, in the dtype of ``x``.
         bias: ``(C_out,)`` or None.
-        stride: of both sides, at least 1.
-        padding: zeros on every side, at least 0.
+        stride: of both sides, or one for each, at least 1.
+        padding: zeros on every side, or a number for each of height and width; ``"valid"`` (none) or ``"same"``
+            (H' = H and W' = W, with stride 1).
+        dilation: of both sides, or one for each, at least 1.
+        groups: divides C_in and C_out.
 
     Returns:
-        ``(N, C_out, H', W')`` with ``H' = (H + 2 * padding - K) // stride + 1``.
+        ``(N, C_out, H', W')`` with ``H' = (H + 2 * padding - dilation * (K_h - 1) - 1) // stride + 1``.
 
     Raises:
         RuntimeError: torch's, where shapes or dtypes do not fit.
@@ -55,9 +70,24 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
         >>> w.grad.shape
         torch.Size([4, 3, 3, 3])
     """
-    if _ordinary() or torch.is_autocast_enabled(x.device.type):
-        return F.conv2d(x, weight, bias, stride, padding)
-    y: Tensor = _convolution(x, weight, bias, stride, padding)
+    if (
+        _ordinary()
+        or torch.is_autocast_enabled(x.device.type)
+        or not x.is_floating_point()
+        or x.dim() != 4
+        or not all(type(t) in ORDINARY for t in (x, weight, bias))
+    ):
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    stride, dilation = _pair(stride), _pair(dilation)
+    if padding == "same" and stride == (1, 1):
+        total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        x = F.pad(x, (0, total[1] % 2, 0, total[0] % 2))  # an odd one goes to the right and the bottom
+        padding = total[0] // 2, total[1] // 2
+    elif isinstance(padding, str):
+        if padding != "valid":  # torch says what is wrong
+            return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        padding = 0
+    y: Tensor = _convolution(x, weight, bias, _Geometry(stride, _pair(padding), dilation, groups))
     return y
 
 
@@ -67,8 +97,9 @@ def leaky_relu(x: Tensor, negative_slope: float = 0.2) -> Tensor:
     .. math:: y = \max(x, 0) + s \min(x, 0)
 
     Its second derivative is zero almost everywhere. Torch returns it as a tensor of zeros, with which a gradient
-    penalty then runs backward through the whole network. Here there is no such path: what depends on ``x`` through
-    second derivatives of this function only, such as the biases before it, has no gradient (None) instead of zero.
+    penalty then runs backward through the whole network. Here there is no such path: what reaches the penalty only
+    through second derivatives of this function has no gradient (None) instead of zero. (Biases of :func:`conv2d`
+    have zeros.)
 
     Under ``torch.compile`` and ``torch.func`` it is torch's function.
 
@@ -126,83 +157,86 @@ def average_pool2d(x: Tensor) -> Tensor:
     return y
 
 
-_no_weight_gradients = False
-
-
-@contextmanager
-def without_weight_gradients() -> Iterator[None]:
-    """Within, gradients taken with ``create_graph=True`` leave those of :func:`conv2d` by weight and bias out.
-
-    For ``torch.autograd.grad(..., inputs, create_graph=True)`` with ``inputs`` that are no weights: autograd does
-    not tell a custom function which of its gradients are wanted, and half of the work would be thrown away.
-
-    Example:
-        >>> x, w = torch.randn(1, 1, 4, 4, requires_grad=True), torch.randn(1, 1, 3, 3, requires_grad=True)
-        >>> y = conv2d(x, w).sum()
-        >>> with without_weight_gradients():
-        ...     (slope,) = torch.autograd.grad(y, x, create_graph=True)
-    """
-    global _no_weight_gradients
-    before, _no_weight_gradients = _no_weight_gradients, True
-    try:
-        yield
-    finally:
-        _no_weight_gradients = before
-
-
 def _ordinary() -> bool:
     """Whether torch's own function will do, or must: nobody differentiates, or something looks into the graph."""
     return not torch.is_grad_enabled() or torch.compiler.is_compiling() or transformed()
 
 
-def _gradients(dy: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, mask: list[bool]) -> Any:
+class _Geometry(NamedTuple):
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+
+def _pair(value: _Pair) -> tuple[int, int]:
+    """Of both sides; torch takes lists, too, and lists of one."""
+    if isinstance(value, int):
+        return value, value
+    first, last = value[0], value[-1]
+    return first, last
+
+
+def _gradients(dy: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry, mask: list[bool]) -> Any:
     """By x, weight and bias, as far as ``mask`` asks for them."""
+    stride, padding, dilation, groups = geometry
     return torch.ops.aten.convolution_backward(
-        dy, x, weight, [weight.shape[0]], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, mask
+        dy, x, weight, [weight.shape[0]], stride, padding, dilation, False, [0, 0], groups, mask
     )
+
+
+def _wanted(ctx: Any) -> list[bool]:
+    """Which of the tensors that a function was called with this backward pass wants gradients of."""
+    return [node is not None and wanted(node) for node, _ in ctx.next_functions]
 
 
 class _Conv2d(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
-        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int
+        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry
     ) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.geometry = stride, padding
-        return F.conv2d(x, weight, bias, stride, padding)
+        ctx.save_for_backward(x, weight, bias)
+        ctx.geometry = geometry
+        return F.conv2d(x, weight, bias, *geometry)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        x, weight = ctx.saved_tensors
-        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        if not torch.is_grad_enabled():  # nobody asks for a second order
-            stride, padding = ctx.geometry
-            return *_gradients(dy, x, weight, stride, padding, [need_x, need_weight, need_bias]), None, None
-        if _no_weight_gradients:
-            need_weight = need_bias = False
-        dx = _by_input(dy, x.detach(), weight, *ctx.geometry) if need_x else None
-        dweight = _by_weight(dy, x, weight.detach(), *ctx.geometry) if need_weight else None
-        return dx, dweight, dy.sum((0, 2, 3)) if need_bias else None, None, None
+        x, weight, bias = ctx.saved_tensors
+        need_x, need_weight, need_bias = [*_wanted(ctx), False][:3]
+        if not torch.is_grad_enabled() or transformed() or is_batched(dy):  # no second order, or torch's own
+            return *_gradients(dy, x, weight, ctx.geometry, [need_x, need_weight, need_bias]), None
+        dx = _by_input(dy, x.detach(), weight, bias, ctx.geometry) if need_x else None
+        dweight = _by_weight(dy, x, weight.detach(), ctx.geometry) if need_weight else None
+        return dx, dweight, dy.sum((0, 2, 3)) if need_bias else None, None
 
 
 class _ByInput(torch.autograd.Function):
-    """The gradient by x, linear in dy and weight. Of x it takes the shape; detached, or backward would go on."""
+    """The gradient by x, linear in dy and weight. Of x it takes the shape; detached, or backward would go on.
+
+    It does not depend on the bias. That is said by zeros, as torch does, since wrappers such as
+    DistributedDataParallel wait for a gradient of every parameter.
+    """
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
-        ctx, dy: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int
+        ctx, dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry
     ) -> Tensor:
-        ctx.save_for_backward(dy, weight)
-        ctx.geometry = stride, padding
-        dx: Tensor = _gradients(dy, x, weight, stride, padding, [True, False, False])[0]
+        ctx.save_for_backward(dy, weight, bias)
+        ctx.geometry = geometry
+        dx: Tensor = _gradients(dy, x, weight, geometry, [True, False, False])[0]
         return dx
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Any, ...]:
-        dy, weight = ctx.saved_tensors
-        by_dy = _convolution(v, weight, None, *ctx.geometry) if ctx.needs_input_grad[0] else None
-        by_weight = _by_weight(dy, v, weight.detach(), *ctx.geometry) if ctx.needs_input_grad[2] else None
-        return by_dy, None, by_weight, None, None
+        dy, weight, bias = ctx.saved_tensors
+        need_dy, _, need_weight, need_bias = [*_wanted(ctx), False][:4]
+        if transformed() or is_batched(v):
+            by_dy = F.conv2d(v, weight, None, *ctx.geometry) if need_dy else None
+            by_weight = _gradients(dy, v, weight, ctx.geometry, [False, True, False])[1] if need_weight else None
+        else:
+            by_dy = _convolution(v, weight, None, ctx.geometry) if need_dy else None
+            by_weight = _by_weight(dy, v, weight.detach(), ctx.geometry) if need_weight else None
+        return by_dy, None, by_weight, torch.zeros_like(bias) if need_bias else None, None
 
 
 class _ByWeight(torch.autograd.Function):
@@ -210,19 +244,24 @@ class _ByWeight(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
-        ctx, dy: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int
+        ctx, dy: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry
     ) -> Tensor:
         ctx.save_for_backward(dy, x)
-        ctx.geometry = stride, padding
-        dweight: Tensor = _gradients(dy, x, weight, stride, padding, [False, True, False])[1]
+        ctx.geometry = geometry
+        dweight: Tensor = _gradients(dy, x, weight, geometry, [False, True, False])[1]
         return dweight
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Any, ...]:
         dy, x = ctx.saved_tensors
-        by_dy = _convolution(x, v, None, *ctx.geometry) if ctx.needs_input_grad[0] else None
-        by_x = _by_input(dy, x.detach(), v, *ctx.geometry) if ctx.needs_input_grad[1] else None
-        return by_dy, by_x, None, None, None
+        need_dy, need_x, _ = _wanted(ctx)
+        if transformed() or is_batched(v):
+            by_dy = F.conv2d(x, v, None, *ctx.geometry) if need_dy else None
+            by_x = _gradients(dy, x, v, ctx.geometry, [True, False, False])[0] if need_x else None
+        else:
+            by_dy = _convolution(x, v, None, ctx.geometry) if need_dy else None
+            by_x = _by_input(dy, x.detach(), v, None, ctx.geometry) if need_x else None
+        return by_dy, by_x, None, None
 
 
 _convolution: Callable[..., Any] = _Conv2d.apply

@@ -22,14 +22,25 @@ is_tracing = torch._C._is_tracing
 """`torch.jit.is_tracing`, which first asks whether it is itself being scripted."""
 
 _peek_interpreter_stack = torch._C._functorch.peek_interpreter_stack
+_is_tracing: Callable[[], bool] = torch._C._is_tracing
+
+
+ORDINARY = (torch.Tensor, torch.nn.Parameter, type(None))
+"""Types without behaviour of their own, for arguments that may be None."""
 
 
 def transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work, of which custom gradients know nothing.
+    """Whether torch.func, forward-mode differentiation or torch.jit.trace is at work.
 
-    The public way is to apply a `torch.autograd.Function` with neither `setup_context` nor `jvp`, which refuses.
+    They need ordinary operations: custom autograd functions support none of them as they are. The public way is
+    `torch.jit.is_tracing`, and to apply a `torch.autograd.Function` with neither `setup_context` nor `jvp`, which
+    refuses.
     """
-    return _peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    return _peek_interpreter_stack() is not None or forward_ad._current_level >= 0 or _is_tracing()
+
+
+is_batched: Callable[[torch.Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
+"""Whether a gradient is many at once, by `torch.autograd.grad(..., is_grads_batched=True)`. No public way."""
 
 
 def hooks_on_all_modules() -> bool:
@@ -39,6 +50,18 @@ def hooks_on_all_modules() -> bool:
     """
     found: bool = _has_any_global_hook()  # type: ignore[no-untyped-call]
     return found
+
+
+def wanted(node: Any) -> bool:
+    """Within a backward pass: whether it goes on to `node`, an entry of a function's `next_functions`.
+
+    `ctx.needs_input_grad` tells what requires gradients, not what this pass was asked for. The public way is to
+    compute them all; autograd drops the others.
+    """
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:  # torch refuses leaves that torch.autograd.grad was asked for
+        return True
 
 
 def constant_result(function: _Function) -> _Function:
