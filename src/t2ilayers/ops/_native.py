@@ -173,7 +173,7 @@ def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tenso
 
 
 def _forward_gradient(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    nothing = (None,) * 10
+    nothing = (None,) * (6 + len(Options._fields))
     if dy is None:
         return nothing
     x, gamma, beta, mask, mean, var = ctx.saved_tensors
@@ -231,7 +231,7 @@ def _backward_gradient(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
     second = _SecondOrder.apply(  # type: ignore[no-untyped-call]
         ctx.options, ctx.constant, *ctx.saved_tensors, *known
     )
-    return *second, *(None,) * 10
+    return *second, *(None,) * (6 + len(Options._fields))
 
 
 class _SecondOrder(torch.autograd.Function):
