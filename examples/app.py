@@ -190,7 +190,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def serve(arguments: Arguments) -> None:
-    model = SSAGAN.from_pretrained(arguments.model)
+    model = SSAGAN.from_pretrained(arguments.model, discriminator=False, image_encoder=False)
     model.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
     with App(model, arguments.host, arguments.port) as app:
         print(f"{arguments.model} at {app.address}, Ctrl-C ends", flush=True)

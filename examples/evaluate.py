@@ -28,8 +28,9 @@ from tqdm import tqdm
 import t2ilayers
 from inception_measures import InceptionArguments, measure_inception, open_judges
 from t2ilayers import SSAGAN
+from t2ilayers._files import written_whole
 from t2ilayers.data import Batch, CaptionedDataset, CaptionedShapes, collate, open_dataset
-from t2ilayers.encoders import Vocabulary
+from t2ilayers.encoders import EncoderPair, Vocabulary
 from t2ilayers.metrics import (
     ATTRIBUTE_CHANCE,
     CLIPEncoder,
@@ -98,15 +99,18 @@ def evaluate(arguments: Arguments) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     judges = open_judges(arguments.inception, device)
     clip = None if arguments.clip is None else CLIPEncoder(arguments.clip, device)
-    model = SSAGAN.from_pretrained(arguments.model)
-    judge = model if arguments.judge is None else SSAGAN.from_pretrained(arguments.judge)
-    if judge.config.image_size != model.config.image_size:
-        raise ValueError(
-            f"a judge sees pictures of the model's size, {model.config.image_size} px; {arguments.judge} is for "
-            f"{judge.config.image_size} px"
-        )
+    model = SSAGAN.from_pretrained(arguments.model, discriminator=False)
+    judge: EncoderPair | None = None
+    if arguments.judge is not None:
+        judge = EncoderPair.from_pretrained(arguments.judge).to(device)
+        if judge.image_size not in (None, model.config.image_size):
+            raise ValueError(
+                f"a judge sees pictures of the model's size, {model.config.image_size} px; {arguments.judge} is "
+                f"for {judge.image_size} px"
+            )
+    elif model.image_encoder is not None:
+        judge = model.encoders
     model.to(device)
-    judge.to(device)
     size, split, seed = model.config.image_size, arguments.captions_split, arguments.seed
     dataset = open_dataset(arguments.data, split, image_size=size, seed=seed, class_field=arguments.class_field)
     samples = arguments.samples or min(len(dataset), 1000)
@@ -138,12 +142,11 @@ def evaluate(arguments: Arguments) -> None:
         results["inception"] = measure_inception(judges, pictures, len(dataset))
     else:
         results["inception"] = {"skipped": "there are no --inception-weights"}
-    if judge.image_encoder is None:
+    if judge is None:
         results["r_precision"] = {"skipped": "the model has no image encoder"}
     else:
-        encoder = judge.image_encoder
         results["r_precision"] = {"judge": str(arguments.judge or arguments.model)} | measure_r_precision(
-            model, dataset, samples, arguments, lambda images: encoder(images).code, judge.encode
+            model, dataset, samples, arguments, judge.images, judge.sentences
         )
     if clip is not None:
         results["r_precision_clip"] = {
@@ -153,9 +156,8 @@ def evaluate(arguments: Arguments) -> None:
         } | measure_r_precision(model, dataset, samples, arguments, clip.images, clip.sentences)
     print_table(results)
     if arguments.out is not None:
-        temporary = arguments.out.with_name(f".{arguments.out.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(results, indent=2) + "\n")
-        temporary.replace(arguments.out)
+        with written_whole(arguments.out) as path:
+            path.write_text(json.dumps(results, indent=2) + "\n")
 
 
 def generated_beside_real(

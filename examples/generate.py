@@ -46,7 +46,7 @@ def draw(arguments: Arguments) -> None:
     if not 0 <= arguments.seed < 2**63:
         raise ValueError(f"--seed must be in [0, 2^63), got {arguments.seed}")
     captions = arguments.captions
-    model = SSAGAN.from_pretrained(arguments.model)
+    model = SSAGAN.from_pretrained(arguments.model, discriminator=False, image_encoder=False)
     images, masks = model.generate(captions, seed=arguments.seed, truncation=arguments.truncation)
     pictures = {}
     if arguments.grid:

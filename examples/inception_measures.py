@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from t2ilayers.encoders.inception_weights import InceptionKind
 from t2ilayers.metrics import PROTOCOLS, GaussianStatistics, InceptionV3, PictureStatistics, frechet_distance
-from t2ilayers.metrics.inception import InceptionKind
 
 ProtocolName = Literal["clean", "pytorch-fid", "df-legacy"]
 

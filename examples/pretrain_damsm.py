@@ -6,9 +6,8 @@
     python examples/pretrain_damsm.py ... --resume         # continue from the newest checkpoint
 
 `--out` receives checkpoints/, metrics.jsonl, TensorBoard's files, results.json and, with every checkpoint,
-encoders/: a model folder as SSAGAN.from_pretrained reads it, with vocabulary, text encoder and image encoder;
-generator and discriminator are untrained and of the least width. Beside these lie text_encoder.pth and, of
-Inception, image_encoder.pth as they are published, which examples/train_ssagan.py and other projects read.
+encoders/: a folder as EncoderPair.from_pretrained reads it, with vocabulary, text encoder and image encoder.
+Beside these lie text_encoder.pth and, of Inception, image_encoder.pth as they are published, for other projects.
 """
 
 import dataclasses
@@ -29,11 +28,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import t2ilayers
-from t2ilayers import SSAGAN, SSAGANConfig
+from t2ilayers._files import written_whole
 from t2ilayers.data import Batch, BatchDataset, CaptionedDataset, collate, open_dataset
-from t2ilayers.encoders import InceptionImageEncoder, LSTMTextEncoder, tokenize
+from t2ilayers.encoders import ConvImageEncoder, EncoderPair, InceptionImageEncoder, LSTMTextEncoder, tokenize
 from t2ilayers.interop import official
-from t2ilayers.metrics import InceptionV3, r_precision
+from t2ilayers.metrics import r_precision
 from t2ilayers.training import (
     EncoderStep,
     MetricsLog,
@@ -111,22 +110,14 @@ MAY_CHANGE = ("data", "out", "epochs", "lr", "workers", "log_every", "measure_ev
               "inception_weights")  # fmt: skip
 
 
-def open_model(config: Config, data: CaptionedDataset) -> SSAGAN:
-    """The encoders to train, in a model whose other parts are as small as can be."""
-    inception = config.image_encoder == "inception"
-    shape = SSAGANConfig(
-        image_size=256 if inception else config.side,  # of the generator; Inception takes pictures of any size
-        ngf=1,
-        ndf=1,
-        mask_channels=1,
-        vocab_size=len(data.vocabulary),
-        image_encoder=config.image_encoder,
-    )
-    model = SSAGAN(shape, data.vocabulary)
-    if config.inception_weights is not None and isinstance(model.image_encoder, InceptionImageEncoder):
-        given = InceptionV3.from_file(config.inception_weights, sha256=config.inception_sha256)
-        model.image_encoder.trunk.load_state_dict(given.trunk.state_dict())
-    return model
+def open_encoders(config: Config, data: CaptionedDataset) -> EncoderPair:
+    """The encoders to train."""
+    text_encoder = LSTMTextEncoder(len(data.vocabulary))
+    if config.inception_weights is None:
+        return EncoderPair(text_encoder, ConvImageEncoder(config.side), data.vocabulary)
+    image_encoder = InceptionImageEncoder()
+    image_encoder.load_trunk(config.inception_weights, sha256=config.inception_sha256)
+    return EncoderPair(text_encoder, image_encoder, data.vocabulary)
 
 
 def batches(
@@ -139,30 +130,28 @@ def batches(
         yield batch
 
 
-def save_encoders(model: SSAGAN, folder: Path) -> None:
-    model.save_pretrained(folder)
-    for name, encoder in (("text_encoder", model.text_encoder), ("image_encoder", model.image_encoder)):
+def save_encoders(pair: EncoderPair, folder: Path) -> None:
+    pair.save_pretrained(folder)
+    for name, encoder in (("text_encoder", pair.text_encoder), ("image_encoder", pair.image_encoder)):
         if isinstance(encoder, LSTMTextEncoder | InceptionImageEncoder):  # the small one was never published
-            temporary = folder / f"{name}.pth.tmp"
-            torch.save(official.export(encoder), temporary)
-            temporary.replace(folder / f"{name}.pth")
+            with written_whole(folder / f"{name}.pth") as path:
+                torch.save(official.export(encoder), path)
 
 
 @torch.no_grad()
-def retrieval(step: EncoderStep, held_out: CaptionedDataset, config: Config) -> dict[str, float]:
+def retrieval(pair: EncoderPair, held_out: CaptionedDataset, config: Config) -> dict[str, float]:
     """How well held-out pictures and captions find each other; a caption a picture, the same ones each time.
 
     R-precision, and recall@1 among all of them from picture to caption and back. Captions of the same words count
     as one, since nothing tells them apart.
     """
-    text_encoder, device = step.model.text_encoder.eval(), step.model.device
-    image_encoder = step.image_encoder.eval()
+    pair.eval()
     spread = np.linspace(0, len(held_out) - 1, min(MOST_HELD_OUT, len(held_out))).round().astype(int)
     codes, sentences, class_ids, captions = [], [], [], []
     for rows in np.array_split(spread, math.ceil(len(spread) / config.batch_size)):
         batch = collate([held_out[int(row)] for row in rows])
-        codes.append(image_encoder(batch["image"].to(device)).code.cpu())
-        sentences.append(text_encoder(batch["tokens"].to(device), batch["lengths"]).sentence.cpu())
+        codes.append(pair.images(batch["image"]).cpu())
+        sentences.append(pair.text_encoder(batch["tokens"].to(pair.device), batch["lengths"]).sentence.cpu())
         class_ids.append(batch["class_ids"])
         captions += batch["captions"]
     images, texts = (torch.nn.functional.normalize(torch.cat(parts)) for parts in (codes, sentences))
@@ -219,8 +208,8 @@ def train(config: Config) -> None:
         )
         for split in ("train", "test")
     )
-    model = open_model(config, data).to(device)
-    take = EncoderStep(model, lr=config.lr, precision=config.precision)
+    pair = open_encoders(config, data).to(device)
+    take = EncoderStep(pair, lr=config.lr, precision=config.precision)
     checkpoints, vocabulary = config.out / "checkpoints", list(data.vocabulary.words)
     flags = {n: str(v) if isinstance(v, Path) else v for n, v in dataclasses.asdict(config).items()}
     stop = math.ceil(config.epochs * len(data) / config.batch_size)
@@ -230,7 +219,7 @@ def train(config: Config) -> None:
         path = latest_checkpoint(checkpoints)
         state = load_checkpoint(path)
         check_same_run(path, state, flags, vocabulary)
-        model.load_state_dict(state["model"])
+        pair.load_state_dict(state["model"])
         take.optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
         print(f"resuming at step {start} from {path}")
@@ -242,12 +231,12 @@ def train(config: Config) -> None:
     log.start(PHASE, start)
 
     def checkpoint(step: int) -> None:
-        for name, weight in model.named_parameters():
+        for name, weight in pair.named_parameters():
             if not weight.isfinite().all():
                 raise NonFiniteLossError(f"weight {name} is not finite after step {step - 1}")
-        state = {"model": model.state_dict(), "optimizer": take.optimizer.state_dict()}
+        state = {"model": pair.state_dict(), "optimizer": take.optimizer.state_dict()}
         save_checkpoint(checkpoints, step, state | {"flags": flags, "vocabulary": vocabulary})
-        save_encoders(model, config.out / "encoders")
+        save_encoders(pair, config.out / "encoders")
 
     with tqdm(total=stop, initial=start, desc="DAMSM pre-training", mininterval=1) as bar:
         log.restart_clock()
@@ -255,7 +244,7 @@ def train(config: Config) -> None:
             measured = {}
             if step % config.measure_every == 0:
                 log.flush(PHASE, bar)
-                measured = retrieval(take, held_out, config)
+                measured = retrieval(pair, held_out, config)
                 bar.write(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in measured.items()))
                 log.restart_clock()
             seed_step(config, step)
@@ -274,7 +263,7 @@ def train(config: Config) -> None:
         "command": shlex.join(sys.argv),
         "flags": flags,
         "steps": stop,
-        "held_out": {"pictures": min(MOST_HELD_OUT, len(held_out)), **retrieval(take, held_out, config)},
+        "held_out": {"pictures": min(MOST_HELD_OUT, len(held_out)), **retrieval(pair, held_out, config)},
         "seconds": round(time.monotonic() - began),
         "device": str(device),
         "threads": torch.get_num_threads(),
@@ -284,9 +273,8 @@ def train(config: Config) -> None:
             "python": platform.python_version(),
         },
     }
-    temporary = config.out / "results.json.tmp"
-    temporary.write_text(json.dumps(results, indent=2) + "\n")
-    temporary.replace(config.out / "results.json")
+    with written_whole(config.out / "results.json") as path:
+        path.write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results["held_out"]))
     print(f"encoders: {config.out / 'encoders'}   results: {config.out / 'results.json'}")
 

@@ -35,7 +35,7 @@ from tqdm import tqdm
 import t2ilayers
 from t2ilayers import SSAGAN
 from t2ilayers.data import Batch, BatchDataset, CaptionedDataset, open_dataset
-from t2ilayers.encoders import LSTMTextEncoder
+from t2ilayers.encoders import EncoderPair, LSTMTextEncoder
 from t2ilayers.figures import loss_curves, mask_sheet, sample_sheet, save_image
 from t2ilayers.interop import official
 from t2ilayers.training import (
@@ -129,17 +129,10 @@ def load_text_encoder(weights: Path, data: CaptionedDataset) -> LSTMTextEncoder:
 
 def start_from(folder: Path, model: SSAGAN) -> None:
     """Take both encoders from what pretrain_damsm.py wrote, refused where they were made for something else."""
-    given = SSAGAN.from_pretrained(folder)
-    if given.vocabulary is None or model.vocabulary is None or given.vocabulary.words != model.vocabulary.words:
-        raise ValueError(f"{folder} was trained with another vocabulary than that of the data")
-    theirs, ours = given.config, model.config
-    same_size = ours.image_encoder != "conv" or theirs.image_size == ours.image_size
-    if theirs.image_encoder != ours.image_encoder or not same_size:
-        raise ValueError(
-            f"{folder} holds a {theirs.image_encoder} image encoder for {theirs.image_size} px, this run needs a "
-            f"{ours.image_encoder} one for {ours.image_size} px; see --image-encoder and --image-size"
-        )
-    model.text_encoder, model.image_encoder = given.text_encoder.train(), given.image_encoder
+    try:
+        model.take_encoders(EncoderPair.from_pretrained(folder).train())
+    except ValueError as error:
+        raise ValueError(f"--encoders {folder}: {error}") from error
 
 
 def damsm_rate(data: CaptionedDataset, pictures: int) -> float:
@@ -205,7 +198,7 @@ def train(config: Config) -> None:
     model.to(accelerator.device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     processes = Processes(dist.group.WORLD if accelerator.num_processes > 1 else None)
-    pretraining = EncoderStep(model, lr=2e-3, precision=config.step.precision, processes=processes)
+    pretraining = EncoderStep(model.encoders, lr=2e-3, precision=config.step.precision, processes=processes)
     training = SSAGANStep(model, config.step, processes=processes)
     config.out.mkdir(parents=True, exist_ok=True)
     checkpoints = config.out / "checkpoints"

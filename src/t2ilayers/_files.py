@@ -127,7 +127,7 @@ def shown(value: object, width: int = 80) -> str:
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
-def some(names: Collection[str], most: int = 10, width: int = 80) -> str:
+def some(names: Collection[str], most: int = 10, width: int = 80, separator: str = ", ") -> str:
     """The first names, each cut to ``width`` characters, and how many more there are.
 
     Example:
@@ -136,4 +136,4 @@ def some(names: Collection[str], most: int = 10, width: int = 80) -> str:
     """
     shown = [name if len(name) <= width else f"{name[: width - 3]}..." for name in islice(names, most)]
     more = len(names) - len(shown)
-    return ", ".join(shown) + (f" (+{more} more)" if more else "")
+    return separator.join(shown) + (f" (+{more} more)" if more else "")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from typing_extensions import Self
 
-from ._files import some, written_whole
+from ._files import read_regular, shown, some, written_whole
+from ._weights import read_safetensors
 from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -22,10 +25,21 @@ else:
     DataclassInstance = object
 
 CONFIG, VOCABULARY, WEIGHTS = "config.json", "vocabulary.json", "model.safetensors"
+_MOST_CONFIG = 2**20  # bytes
 
 
 class JSONConfig(DataclassInstance):
-    """What the configs of models, frozen dataclasses, have in common: they round-trip through JSON."""
+    """What the configs of models, frozen dataclasses, have in common: checked types, and a JSON form.
+
+    Raises:
+        ValueError: a value that is not of its field's type; whole numbers are sizes, from 1 to 2^31 - 1.
+    """
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if not _fits(value, hint):
+                raise ValueError(f"{name} must be {_described(hint)}, got {shown(value)}")
 
     def to_json(self) -> str:
         """The config as a JSON object.
@@ -38,8 +52,15 @@ class JSONConfig(DataclassInstance):
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The config of a JSON object; ValueError names unknown keys and text that is no JSON object.
+    def from_json(cls, text: str, *, others: bool = False) -> Self:
+        """The config of a JSON object.
+
+        Args:
+            text: the object; a field that it lacks has its default.
+            others: leave out keys that are no fields of this config, instead of refusing them.
+
+        Raises:
+            ValueError: no JSON object, an unknown key, or a value that is not of its field's type.
 
         Example:
             >>> from t2ilayers import SSAGANConfig
@@ -50,13 +71,33 @@ class JSONConfig(DataclassInstance):
         if not isinstance(values, dict):
             raise ValueError(f"a config must be a JSON object, got {type(values).__name__}")
         known = {field.name for field in fields(cls)}
+        if others:
+            values = {name: value for name, value in values.items() if name in known}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"unknown config keys {some(unknown)}; known are {some(sorted(known), most=99)}")
         return cls(**values)
 
 
-ConfigT = TypeVar("ConfigT", bound=JSONConfig)
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
+def _fits(value: object, hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, part) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint is int:
+        return type(value) is int and 1 <= value < 2**31
+    if hint is float:
+        return type(value) in (int, float)
+    return isinstance(value, hint)
+
+
+def _described(hint: Any) -> str:
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(_described(part) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return " or ".join(map(json.dumps, get_args(hint)))
+    return {int: "a whole number from 1 to 2^31 - 1", float: "a number", type(None): "null"}.get(
+        hint, hint.__name__
+    )
 
 
 def save_folder(
@@ -79,25 +120,31 @@ def save_folder(
         path.write_text(config.to_json())
 
 
-def load_folder(
-    folder: str | os.PathLike[str],
-    config_class: type[ConfigT],
-    build: Callable[[ConfigT, Vocabulary], ModuleT],
-) -> ModuleT:
-    """What :func:`save_folder` wrote, on the CPU and in evaluation mode.
+class SavedModel(NamedTuple):
+    """What a model's folder holds: the text of its config, the vocabulary, and weights that are not read yet."""
+
+    config: str
+    vocabulary: Vocabulary
+    weights: dict[str, Tensor]
+
+
+@contextmanager
+def saved_model(folder: str | os.PathLike[str]) -> Iterator[SavedModel]:
+    """The files that :func:`save_folder` wrote; what turns out to be wrong with them names the folder.
 
     Raises:
         FileNotFoundError: a file is missing; the message names it.
+        OSError: a file cannot be read.
         ValueError: files that do not belong together or are damaged; the message says how.
     """
     folder = Path(folder)
     for name in (CONFIG, VOCABULARY, WEIGHTS):
-        if not (folder / name).is_file():
+        if not (folder / name).exists():
             raise FileNotFoundError(f"{folder} holds no {name}; a model folder is written by save_pretrained")
     try:
-        config = config_class.from_json((folder / CONFIG).read_text())
-        module = build(config, Vocabulary.load(folder / VOCABULARY))
-        module.load_state_dict(load_file(folder / WEIGHTS))
-    except Exception as error:
-        raise ValueError(f"{folder} is not a complete model: {error}") from error
-    return module.eval()
+        text = read_regular(folder / CONFIG, _MOST_CONFIG).decode()
+        yield SavedModel(text, Vocabulary.load(folder / VOCABULARY), read_safetensors(folder / WEIGHTS))
+    except OSError:
+        raise
+    except Exception as error:  # sizes of a config may break any of the modules
+        raise ValueError(f"{folder} is not a complete model: {error!s:.1500}") from error

@@ -6,7 +6,6 @@ import json
 import sys
 import tarfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from PIL import Image
 
 from t2ilayers import SSAGAN
 from t2ilayers.data import CaptionShards
-from t2ilayers.encoders import ImageFeatures, TextFeatures
+from t2ilayers.encoders import ConvImageEncoder, EncoderPair, ImageFeatures, LSTMTextEncoder, TextFeatures
 from t2ilayers.interop import official
 from t2ilayers.metrics import InceptionV3
 
@@ -78,7 +77,7 @@ def test_a_run_leaves_metrics_and_encoders(run, tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["held_out"]["pictures"] == 8
     assert all(0 <= results["held_out"][name] <= 1 for name in ("r_precision", "recall_i2t", "recall_t2i"))
-    model = SSAGAN.from_pretrained(tmp_path / "encoders")
+    model = EncoderPair.from_pretrained(tmp_path / "encoders")
     assert model.vocabulary.words == ("<end>", *"01234567", "grey")
     assert same_weights(official.load_text_encoder(tmp_path / "encoders/text_encoder.pth"), model.text_encoder)
     last = torch.load(tmp_path / "checkpoints/step_00000006.pt", weights_only=True)["model"]
@@ -90,7 +89,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(run, tmp_path):
     assert run(whole, *SMALL, "--epochs", "3") == 0
     assert run(parts, *SMALL, "--epochs", "1") == 0
     assert run(parts, *SMALL, "--epochs", "3", "--resume", "--workers", "1") == 0
-    assert same_weights(*(SSAGAN.from_pretrained(out / "encoders") for out in (parts, whole)))
+    assert same_weights(*(EncoderPair.from_pretrained(out / "encoders") for out in (parts, whole)))
     assert [row["words_i2t"] for row in metrics(parts)] == [row["words_i2t"] for row in metrics(whole)]
 
 
@@ -108,12 +107,12 @@ def test_inception_starts_from_a_file_and_keeps_its_trunk(run, tmp_path, capsys)
     assert run(tmp_path / "out", *flags, "--inception-sha256", sha256, data=data) == 0
     encoder = official.load_image_encoder(tmp_path / "out/encoders/image_encoder.pth")
     assert same_weights(encoder.trunk, network.trunk)
-    saved = SSAGAN.from_pretrained(tmp_path / "out/encoders").image_encoder
+    saved = EncoderPair.from_pretrained(tmp_path / "out/encoders").image_encoder
     assert same_weights(saved, encoder)
     assert metrics(tmp_path / "out")[0]["sentence_i2t"] > 0
 
 
-class GreyEncoder(torch.nn.Module):
+class GreyEncoder(ConvImageEncoder):
     """A unit vector for each ten of grey; those of the first two are exchanged."""
 
     def forward(self, images):
@@ -121,7 +120,7 @@ class GreyEncoder(torch.nn.Module):
         return ImageFeatures(regions=None, code=torch.eye(8)[torch.tensor([1, 0, *range(2, 8)])[greys % 8]])
 
 
-class WordEncoder(torch.nn.Module):
+class WordEncoder(LSTMTextEncoder):
     """A unit vector for each number that a caption ends on; the vocabulary's first words are these."""
 
     def forward(self, tokens, lengths):
@@ -130,14 +129,13 @@ class WordEncoder(torch.nn.Module):
 
 def test_retrieval_counts_what_is_found(script, shards, tmp_path):
     """Six of eight pictures have the code of their own caption, and two have each other's."""
-    model = SimpleNamespace(text_encoder=WordEncoder(), device=torch.device("cpu"))
-    step = SimpleNamespace(model=model, image_encoder=GreyEncoder())
+    pair = EncoderPair(WordEncoder(10), GreyEncoder(32))
     config = script.Config(candidates=8, batch_size=3)
-    measured = script.retrieval(step, CaptionShards(shards, "test", image_size=16), config)
+    measured = script.retrieval(pair, CaptionShards(shards, "test", image_size=16), config)
     assert measured == {"r_precision": 0.75, "recall_i2t": 0.75, "recall_t2i": 0.75}
     # Where two pictures have the same caption, either is found.
     twice = CaptionShards(write_shards(tmp_path, train=[0], test=range(5, 165, 10)), "test", image_size=16)
-    measured = script.retrieval(step, twice, config)
+    measured = script.retrieval(pair, twice, config)
     assert (measured["recall_i2t"], measured["recall_t2i"]) == (0.75, 0.75)
 
 
@@ -190,11 +188,11 @@ def test_gan_training_starts_from_the_encoders_that_were_left(run, tmp_path, sha
         return train_ssagan.main()
 
     assert train(tmp_path / "gan", "--image-size", "32") == 0
-    given = SSAGAN.from_pretrained(tmp_path / "damsm" / "encoders")
+    given = EncoderPair.from_pretrained(tmp_path / "damsm" / "encoders")
     trained = SSAGAN.from_pretrained(tmp_path / "gan" / "model")
     for name in ("text_encoder", "image_encoder"):
         for a, b in zip(getattr(given, name).parameters(), getattr(trained, name).parameters(), strict=True):
             assert torch.equal(a, b)
     capsys.readouterr()
     assert train(tmp_path / "other", "--image-size", "64") == 2
-    assert "holds a conv image encoder for 32 px, this run needs a conv one for 64 px" in capsys.readouterr().err
+    assert "the encoders must be for pictures of 64 px, got 32 px" in capsys.readouterr().err

@@ -52,7 +52,7 @@ def train(processes, rank, changes):
         for block in (*model.generator.blocks, *model.discriminator.blocks):
             block.gamma.fill_(0.5)
     start = copy.deepcopy(model.state_dict())
-    pretraining = EncoderStep(model, lr=1.0, processes=processes)
+    pretraining = EncoderStep(model.encoders, lr=1.0, processes=processes)
     training = SSAGANStep(model, StepConfig(**changes, ema=0.5, penalty_weight=50.0), processes=processes)
     pretraining.optimizer = torch.optim.SGD(pretraining.parameters, lr=0.1)
     training.encoder_step.optimizer = torch.optim.SGD(pretraining.parameters, lr=0.1)

@@ -12,6 +12,7 @@ import torch
 
 from t2ilayers import SSAGAN, SSAGANConfig
 from t2ilayers.data import BatchDataset, CaptionedShapes
+from t2ilayers.encoders import TextFeatures
 from t2ilayers.losses import mismatched_pairs
 from t2ilayers.training import (
     EMA,
@@ -92,9 +93,9 @@ def test_generator_steps_leave_no_gradient_in_the_judges():
     assert all(p.requires_grad for p in step.model.image_encoder.parameters())
     step.d_optimizer.zero_grad()
     step.encoder_step.optimizer.zero_grad()
-    text = torch.randn(8, 256)
-    fake = step.model.generator(torch.randn(8, 100), text).images
-    step._generator(BATCH, text, torch.randn(8, 256, int(BATCH["lengths"].max())), fake)
+    text = TextFeatures(torch.randn(8, 256, int(BATCH["lengths"].max())), torch.randn(8, 256))
+    fake = step.model.generator(torch.randn(8, 100), text.sentence).images
+    step._generator(BATCH, text, text.sentence, fake)
     assert all(p.grad is None for p in step.model.discriminator.parameters())
     assert all(p.grad is None for p in step.model.image_encoder.parameters())
 

@@ -1,13 +1,17 @@
 """Image encoders: the DAMSM encoder on Inception-v3, and a small convolutional one for small pictures."""
 
+import os
 from typing import NamedTuple
 
+import torch
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
+from .._weights import fill
 from .inception import InceptionV3Trunk
+from .inception_weights import read_inception
 
 __all__ = ["ConvImageEncoder", "ImageFeatures", "InceptionImageEncoder"]
 
@@ -76,6 +80,7 @@ class InceptionImageEncoder(nn.Module):
         super().__init__()
         if cond_dim < 1:
             raise ValueError(f"InceptionImageEncoder needs cond_dim >= 1, received {cond_dim}; 256 is usual.")
+        self.cond_dim = cond_dim
         self.trunk = InceptionV3Trunk().requires_grad_(False)
         self.emb_features = nn.Conv2d(768, cond_dim, 1, bias=False)
         self.emb_cnn_code = nn.Linear(2048, cond_dim)
@@ -95,6 +100,26 @@ class InceptionImageEncoder(nn.Module):
         super().train(mode)
         self.trunk.eval()
         return self
+
+    def load_trunk(self, path: str | os.PathLike[str], *, sha256: str | None = None) -> None:
+        """Take ImageNet weights of Inception-v3 for the trunk, in which the published encoders started.
+
+        Args:
+            path: torchvision's file, or pytorch-fid's port of TensorFlow's weights; its pooling is left out.
+            sha256: of the file, in hexadecimal; the published files need none.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: another hash, or weights of another network; the message names the keys.
+        """
+        state = read_inception(path, sha256=sha256).state
+        try:
+            with torch.device("meta"):
+                trunk = InceptionV3Trunk()
+            fill(trunk, {key: value for key, value in state.items() if not key.startswith("fc.")})
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)} holds no Inception-v3: {error}") from error
+        self.trunk.load_state_dict(trunk.state_dict())
 
     def forward(self, images: Tensor) -> ImageFeatures:
         if images.ndim != 4 or images.shape[1] != 3:
@@ -184,6 +209,8 @@ class ConvImageEncoder(nn.Module):
                 f"cond_dim={cond_dim}, width={width}; try cond_dim=256, width=64."
             )
         self.image_size = image_size
+        self.cond_dim = cond_dim
+        self.width = width
         side = image_size // 2
         channels = 2 * width * _GRID // side
         stages: list[nn.Module] = [nn.Conv2d(3, channels, 4, stride=2, padding=1)]

@@ -77,6 +77,7 @@ class LSTMTextEncoder(nn.Module):
                 f"LSTMTextEncoder needs an even cond_dim >= 2, received {cond_dim}: each of the two "
                 f"directions of the LSTM gives half of it; use {max(2, cond_dim + cond_dim % 2)}."
             )
+        self.cond_dim = cond_dim
         self.embedding = nn.Embedding(vocab_size, embed_dim)
         self.dropout = nn.Dropout(dropout)
         self.rnn = nn.LSTM(embed_dim, cond_dim // 2, batch_first=True, bidirectional=True)

@@ -12,13 +12,14 @@ shortcuts of discriminator blocks whose width does not change, which the publish
 from __future__ import annotations
 
 import os
-import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from .._files import some
+from .._weights import fill, read_torch, state_dict
 from ..encoders import InceptionImageEncoder, LSTMTextEncoder
 from ..layers import DownBlock
 from ..models import MatchingAwareDiscriminator, SSAGenerator
@@ -27,6 +28,8 @@ __all__ = ["export", "load_discriminator", "load_generator", "load_image_encoder
 
 Source = str | os.PathLike[str] | Mapping[str, Tensor]
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+_MOST_BLOCKS = 10  # pictures of 2048 px
 
 
 def load_generator(source: Source) -> SSAGenerator:
@@ -45,13 +48,15 @@ def load_generator(source: Source) -> SSAGenerator:
         >>> load_generator(published).image_size
         32
     """
-    state = _read(source)
-    fc = _need(state, "fc.weight", 2)
-    mask = _need(state, "conv_mask.0.weight", 4)
-    mlp = _need(state, "block0.affine0.fc_gamma.linear1.weight", 2)
-    model = SSAGenerator(4 * 2 ** (_blocks(state) - 1), fc.shape[0] // 128, fc.shape[1], mlp.shape[1],
-                         mask_channels=mask.shape[0])  # fmt: skip
-    return _fill(model, state)
+
+    def build(state: Mapping[str, Tensor]) -> SSAGenerator:
+        fc = _need(state, "fc.weight", 2)
+        mask = _need(state, "conv_mask.0.weight", 4)
+        mlp = _need(state, "block0.affine0.fc_gamma.linear1.weight", 2)
+        size = 4 * 2 ** (_blocks(state) - 1)
+        return SSAGenerator(size, fc.shape[0] // 128, fc.shape[1], mlp.shape[1], mask_channels=mask.shape[0])
+
+    return _load(source, build)
 
 
 def load_discriminator(source: Source) -> MatchingAwareDiscriminator:
@@ -67,12 +72,13 @@ def load_discriminator(source: Source) -> MatchingAwareDiscriminator:
         >>> load_discriminator(export(MatchingAwareDiscriminator(image_size=64, ndf=4))).image_size
         64
     """
-    state = _read(source)
-    blocks = _blocks(state)
-    first, joint = _need(state, "conv_img.weight", 4), _need(state, "COND_DNET.joint_conv.0.weight", 4)
-    ndf = first.shape[0]
-    model = MatchingAwareDiscriminator(4 * 2**blocks, ndf, joint.shape[1] - ndf * min(16, 2**blocks))
-    return _fill(model, state)
+
+    def build(state: Mapping[str, Tensor]) -> MatchingAwareDiscriminator:
+        blocks, ndf = _blocks(state), _need(state, "conv_img.weight", 4).shape[0]
+        joint = _need(state, "COND_DNET.joint_conv.0.weight", 4)
+        return MatchingAwareDiscriminator(4 * 2**blocks, ndf, joint.shape[1] - ndf * min(16, 2**blocks))
+
+    return _load(source, build)
 
 
 def load_text_encoder(source: Source) -> LSTMTextEncoder:
@@ -88,9 +94,12 @@ def load_text_encoder(source: Source) -> LSTMTextEncoder:
         >>> load_text_encoder(export(LSTMTextEncoder(50, embed_dim=8, cond_dim=16))).embedding.num_embeddings
         50
     """
-    state = _read(source)
-    embedding, hidden = _need(state, "encoder.weight", 2), _need(state, "rnn.weight_hh_l0", 2)
-    return _fill(LSTMTextEncoder(embedding.shape[0], embedding.shape[1], 2 * hidden.shape[1]), state)
+
+    def build(state: Mapping[str, Tensor]) -> LSTMTextEncoder:
+        embedding, hidden = _need(state, "encoder.weight", 2), _need(state, "rnn.weight_hh_l0", 2)
+        return LSTMTextEncoder(embedding.shape[0], embedding.shape[1], 2 * hidden.shape[1])
+
+    return _load(source, build)
 
 
 def load_image_encoder(source: Source) -> InceptionImageEncoder:
@@ -106,8 +115,7 @@ def load_image_encoder(source: Source) -> InceptionImageEncoder:
         >>> load_image_encoder(export(InceptionImageEncoder(cond_dim=16))).training
         False
     """
-    state = _read(source)
-    return _fill(InceptionImageEncoder(_need(state, "emb_cnn_code.weight", 2).shape[0]), state)
+    return _load(source, lambda state: InceptionImageEncoder(_need(state, "emb_cnn_code.weight", 2).shape[0]))
 
 
 def export(model: nn.Module) -> dict[str, Tensor]:
@@ -129,8 +137,7 @@ def export(model: nn.Module) -> dict[str, Tensor]:
         >>> sorted(export(LSTMTextEncoder(50, embed_dim=8, cond_dim=16)))[0]
         'encoder.weight'
     """
-    names = {ours: published for published, ours in _names(model).items()}
-    state = {_rename(key, names): value for key, value in model.state_dict().items()}
+    state = {published: model.state_dict()[ours] for published, ours in _keys(model).items()}
     return state | {key: torch.zeros(shape, dtype=dtype) for key, (shape, dtype) in _unused(model).items()}
 
 
@@ -168,6 +175,12 @@ def _names(model: nn.Module) -> dict[str, str]:
     )
 
 
+def _keys(model: nn.Module) -> dict[str, str]:
+    """Our keys by published ones."""
+    published = {ours: published for published, ours in _names(model).items()}
+    return {_rename(key, published): key for key in model.state_dict()}
+
+
 def _unused(model: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Published entries that hold nothing: shape and dtype by key."""
     unused: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
@@ -190,29 +203,32 @@ def _rename(key: str, prefixes: Mapping[str, str]) -> str:
     return prefixes[prefix] + key.removeprefix(prefix)
 
 
-def _read(source: Source) -> dict[str, Tensor]:
-    state: object = source
+def _load(source: Source, build: Callable[[Mapping[str, Tensor]], ModuleT]) -> ModuleT:
+    """The module that ``build`` makes for the shapes of ``source``, with its weights."""
     if isinstance(source, str | os.PathLike):
+        content, name = read_torch(source), f"{os.fspath(source)}: "
+    else:
+        content, name = source, ""
+    try:
+        state = {key.removeprefix("module."): value for key, value in state_dict(content).items()}
         try:
-            state = torch.load(source, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(f"{os.fspath(source)} is no checkpoint of plain tensors: {error}") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(
-            "a published checkpoint is a state dict of tensors, got "
-            + (
-                type(state).__name__
-                if not isinstance(state, Mapping)
-                else f"a mapping with keys {sorted(state)[:5]}"
-            )
-        )
-    return {str(key).removeprefix("module."): value for key, value in state.items()}
+            with torch.device("meta"):
+                model = build(state)
+        except (ArithmeticError, RuntimeError, TypeError) as error:
+            raise ValueError(f"its shapes are those of no network: {error!s:.200}") from error
+        unused = {key: shape for key, (shape, _) in _unused(model).items()}
+        try:
+            return fill(model, state, names=_keys(model), unused=unused)
+        except ValueError as error:
+            raise ValueError(f"this is no checkpoint of {type(model).__name__}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{name}{error}") from error
 
 
 def _need(state: Mapping[str, Tensor], key: str, dims: int) -> Tensor:
     if key not in state:
         raise ValueError(
-            f"missing key {key}: this is not the checkpoint asked for; it has {sorted(state)[:5]} ..."
+            f"missing key {key}: this is not the checkpoint asked for; it has {some(sorted(state), most=5)}"
         )
     if state[key].dim() != dims:
         raise ValueError(f"misshapen key {key}: must have {dims} dimensions, got {tuple(state[key].shape)}")
@@ -221,22 +237,6 @@ def _need(state: Mapping[str, Tensor], key: str, dims: int) -> Tensor:
 
 def _blocks(state: Mapping[str, Tensor]) -> int:
     numbers = {key.split(".")[0] for key in state if key.startswith("block")}
+    if len(numbers) > _MOST_BLOCKS:
+        raise ValueError(f"a checkpoint must have at most {_MOST_BLOCKS} blocks, got {len(numbers)}")
     return len(numbers)
-
-
-def _fill(model: ModuleT, state: Mapping[str, Tensor]) -> ModuleT:
-    expected = {key: tuple(value.shape) for key, value in export(model).items()}
-    unused = _unused(model)
-    problems = [f"unknown key {key}" for key in state if key not in expected]
-    problems += [f"missing key {key}" for key in expected if key not in state and key not in unused]
-    problems += [
-        f"misshapen key {key}: must be {expected[key]}, got {tuple(value.shape)}"
-        for key, value in state.items()
-        if key in expected and tuple(value.shape) != expected[key]
-    ]
-    if problems:
-        more = f" (+{len(problems) - 10} more)" if len(problems) > 10 else ""
-        raise ValueError(f"this is no checkpoint of {type(model).__name__}: " + "; ".join(problems[:10]) + more)
-    names = _names(model)
-    model.load_state_dict({_rename(key, names): value for key, value in state.items() if key not in unused})
-    return model.eval()

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
-import pickle
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
+from .._weights import fill
 from ..encoders.inception import InceptionV3Trunk
-
-InceptionKind = Literal["tensorflow-2015", "torchvision"]
-
-CLASSES: Mapping[InceptionKind, int] = {"tensorflow-2015": 1008, "torchvision": 1000}
-
-KNOWN_WEIGHTS: Mapping[str, str] = {
-    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2": "pt_inception-2015-12-05-6726825d.pth",
-    "1a9a5a14f40645a370184bd54f4e8e631351e71399112b43ad0294a79da290c8": "inception_v3_google-1a9a5a14.pth",
-    "0cc3c7bd75056d25e46cba549dc184522069b81e9787eff6df84f397bd52a5ef": "inception_v3_google-0cc3c7bd.pth",
-}
-"""SHA-256 of the published files: the one of pytorch-fid, and torchvision's older and newer one."""
+from ..encoders.inception_weights import CLASSES, InceptionKind, read_inception
 
 
 class InceptionV3(nn.Module):
@@ -109,7 +94,8 @@ class InceptionV3(nn.Module):
             ValueError: another hash, no state dict, or an unknown, missing or misshapen key.
 
         Example:
-            >>> import tempfile
+            >>> import hashlib, tempfile
+            >>> from pathlib import Path
             >>> network = InceptionV3("torchvision")
             >>> state = network.trunk.state_dict() | {f"fc.{k}": v for k, v in network.fc.state_dict().items()}
             >>> with tempfile.TemporaryDirectory() as folder:
@@ -118,62 +104,13 @@ class InceptionV3(nn.Module):
             ...     InceptionV3.from_file(f"{folder}/weights.pth", sha256=sha256).kind
             'torchvision'
         """
-        content = Path(path).read_bytes()  # what is hashed is what is loaded
-        found = hashlib.sha256(content).hexdigest()
-        if sha256 is not None and found != sha256.lower():
-            raise ValueError(f"{os.fspath(path)} has SHA-256 {found}, which is not the expected {sha256}")
-        if sha256 is None and found not in KNOWN_WEIGHTS:
-            raise ValueError(
-                f"{os.fspath(path)} is none of {', '.join(KNOWN_WEIGHTS.values())}: its SHA-256 is {found}; if "
-                "you trust the file, give that hash with it"
-            )
+        weights = read_inception(path, sha256=sha256)
         try:
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-            raise ValueError(f"{os.fspath(path)} is no checkpoint of plain tensors: {error}") from error
-        if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-            raise ValueError(f"{os.fspath(path)} is no state dict of tensors, got {type(state).__name__}")
-        try:
-            network = cls(_kind(state))
-            network._fill(state)
+            with torch.device("meta"):
+                network = cls(weights.kind)
+            names = {key.removeprefix("trunk."): key for key in network.state_dict()}
+            fill(network, weights.state, names=names)
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)} holds no Inception-v3: {error}") from error
-        network.source, network.sha256 = os.fspath(path), found
+        network.source, network.sha256 = os.fspath(path), weights.sha256
         return network
-
-    def _fill(self, state: Mapping[str, Tensor]) -> None:
-        own = self.state_dict()
-        given = {
-            key if key.startswith("fc.") else f"trunk.{key}": value
-            for key, value in state.items()
-            if not key.startswith("AuxLogits.")
-        }
-        problems = [f"unknown key {_published(key)}" for key in given if key not in own]
-        problems += [
-            f"misshapen key {_published(key)}: must be {tuple(own[key].shape)}, got {tuple(value.shape)}"
-            for key, value in given.items()
-            if key in own and value.shape != own[key].shape
-        ]
-        problems += [
-            f"missing key {_published(key)}"
-            for key in own
-            if key not in given and not key.endswith(".num_batches_tracked")
-        ]
-        if problems:
-            more = f" (+{len(problems) - 10} more)" if len(problems) > 10 else ""
-            raise ValueError("; ".join(problems[:10]) + more)
-        self.load_state_dict(own | given)
-
-
-def _kind(state: Mapping[str, Tensor]) -> InceptionKind:
-    if "fc.weight" not in state:
-        raise ValueError(f"missing key fc.weight; it has {sorted(state)[:5]} ...")
-    shape = tuple(state["fc.weight"].shape)
-    for kind, classes in CLASSES.items():
-        if shape == (classes, 2048):
-            return kind
-    raise ValueError(f"misshapen key fc.weight: must be (1008, 2048) or (1000, 2048), got {shape}")
-
-
-def _published(key: str) -> str:
-    return key.removeprefix("trunk.")

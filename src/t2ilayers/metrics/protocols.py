@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .inception import InceptionKind
+from ..encoders.inception_weights import InceptionKind
 
 SIDE = 299  # px, of what Inception sees
 

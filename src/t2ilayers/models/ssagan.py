@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from .._pretrained import JSONConfig, load_folder, save_folder
-from ..encoders import ConvImageEncoder, InceptionImageEncoder, LSTMTextEncoder
+from .._pretrained import JSONConfig, save_folder, saved_model
+from .._weights import fill
+from ..encoders import ConvImageEncoder, EncoderPair, InceptionImageEncoder, LSTMTextEncoder
 from ..layers import FusedSequential, SSAConv
 from ..layers.affine_norm import affine_parameters
 from ..ops import Impl
@@ -150,7 +151,7 @@ class SSAGANConfig(JSONConfig):
     Attributes:
         image_size: side of the pictures in px, a power of two from 16.
         ngf: base width of the generator.
-        ndf: base width of the discriminator.
+        ndf: base width of the discriminator, or None for a model that only draws and has no discriminator.
         z_dim: length of the noise.
         cond_dim: length of the sentence, even.
         embed_dim: length of a word's embedding.
@@ -159,6 +160,7 @@ class SSAGANConfig(JSONConfig):
         max_words: a caption's longest length in words.
         image_encoder: ``"inception"`` (published, 299 px trunk), ``"conv"`` (small, for 32 to 128 px) or
             None. It is needed for the DAMSM loss and for R-precision, not for drawing.
+        image_width: base width of the small image encoder, a multiple of 16.
 
     Example:
         >>> config = SSAGANConfig(image_size=32, ngf=8, ndf=8, vocab_size=10)
@@ -168,7 +170,7 @@ class SSAGANConfig(JSONConfig):
 
     image_size: int = 256
     ngf: int = 64
-    ndf: int = 64
+    ndf: int | None = 64
     z_dim: int = 100
     cond_dim: int = 256
     embed_dim: int = 300
@@ -176,10 +178,14 @@ class SSAGANConfig(JSONConfig):
     vocab_size: int = 5450
     max_words: int = 18
     image_encoder: Literal["inception", "conv"] | None = None
+    image_width: int = 64
 
 
 class SSAGAN(nn.Module):
-    """Text encoder, generator and discriminator (and, if asked for, image encoder) with their vocabulary.
+    """Text encoder, generator, discriminator and image encoder with their vocabulary.
+
+    The image encoder is there if the config asks for one, and the discriminator unless it says otherwise: drawing
+    needs neither.
 
     Args:
         config: sizes of all parts.
@@ -216,19 +222,71 @@ class SSAGAN(nn.Module):
         self.generator = SSAGenerator(
             config.image_size, config.ngf, config.z_dim, config.cond_dim, mask_channels=config.mask_channels
         )
-        self.discriminator = MatchingAwareDiscriminator(config.image_size, config.ndf, config.cond_dim)
+        self.discriminator: MatchingAwareDiscriminator | None = None
+        if config.ndf is not None:
+            self.discriminator = MatchingAwareDiscriminator(config.image_size, config.ndf, config.cond_dim)
         self.image_encoder: InceptionImageEncoder | ConvImageEncoder | None = None
         if config.image_encoder == "inception":
             self.image_encoder = InceptionImageEncoder(config.cond_dim)
         elif config.image_encoder == "conv":
-            self.image_encoder = ConvImageEncoder(config.image_size, config.cond_dim)
-        elif config.image_encoder is not None:
-            raise ValueError(f'image_encoder must be "inception", "conv" or None, got {config.image_encoder!r}')
+            self.image_encoder = ConvImageEncoder(config.image_size, config.cond_dim, config.image_width)
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         return self.generator.fc.weight.device
+
+    @property
+    def encoders(self) -> EncoderPair:
+        """Text encoder, image encoder and vocabulary as a pair, for DAMSM; the encoders are this model's own.
+
+        Raises:
+            ValueError: the model has no image encoder.
+
+        Example:
+            >>> model = SSAGAN(SSAGANConfig(32, ngf=4, ndf=4, vocab_size=9, image_encoder="conv"))
+            >>> model.encoders.image_encoder is model.image_encoder
+            True
+        """
+        if self.image_encoder is None:
+            raise ValueError(
+                "DAMSM needs an image encoder, got a model without one; "
+                'set image_encoder="conv" or "inception" in its SSAGANConfig'
+            )
+        return EncoderPair(self.text_encoder, self.image_encoder, self.vocabulary, max_words=self.config.max_words)
+
+    def take_encoders(self, pair: EncoderPair) -> None:
+        """Make the encoders of ``pair`` this model's own, in place of those it was made with.
+
+        Raises:
+            ValueError: they have another vocabulary or number of features, or are for pictures of another size.
+
+        Example:
+            >>> model = SSAGAN(SSAGANConfig(32, ngf=4, ndf=4, vocab_size=9))
+            >>> model.take_encoders(EncoderPair(LSTMTextEncoder(9), ConvImageEncoder(32)))
+            >>> model.config.image_encoder
+            'conv'
+        """
+        config = self.config
+        if pair.vocabulary != self.vocabulary:
+            raise ValueError("the encoders must have the model's vocabulary, got encoders of another one")
+        if pair.text_encoder.cond_dim != config.cond_dim:
+            raise ValueError(
+                f"the encoders must have cond_dim = {config.cond_dim} features, got {pair.text_encoder.cond_dim}"
+            )
+        if pair.image_size not in (None, config.image_size):
+            raise ValueError(
+                f"the encoders must be for pictures of {config.image_size} px, got {pair.image_size} px"
+            )
+        self.config = replace(
+            config,
+            vocab_size=pair.text_encoder.embedding.num_embeddings,
+            embed_dim=pair.text_encoder.embedding.embedding_dim,
+            max_words=pair.max_words,
+            image_encoder="conv" if isinstance(pair.image_encoder, ConvImageEncoder) else "inception",
+            image_width=pair.image_encoder.width if isinstance(pair.image_encoder, ConvImageEncoder) else 64,
+        )
+        self.text_encoder, self.image_encoder = pair.text_encoder, pair.image_encoder
 
     @torch.no_grad()
     def generate(
@@ -329,8 +387,16 @@ class SSAGAN(nn.Module):
         save_folder(folder, self, self.config, self.vocabulary)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
+    def from_pretrained(
+        cls, folder: str | os.PathLike[str], *, discriminator: bool = True, image_encoder: bool = True
+    ) -> Self:
         """Read what :meth:`save_pretrained` wrote, on the CPU and in evaluation mode.
+
+        Args:
+            folder: of the model.
+            discriminator: False leaves the discriminator out, which drawing does not need. Of the paper's model it
+                is 78 of 108 million parameters.
+            image_encoder: False leaves the image encoder out, which only DAMSM and R-precision need.
 
         Raises:
             FileNotFoundError: a file is missing; the message names it.
@@ -338,4 +404,14 @@ class SSAGAN(nn.Module):
 
         Example: see :meth:`save_pretrained`.
         """
-        return load_folder(folder, SSAGANConfig, cls)
+        with saved_model(folder) as saved:
+            config, weights = SSAGANConfig.from_json(saved.config), saved.weights
+            if not discriminator:
+                config = replace(config, ndf=None)
+                weights = {key: value for key, value in weights.items() if not key.startswith("discriminator.")}
+            if not image_encoder:
+                config = replace(config, image_encoder=None)
+                weights = {key: value for key, value in weights.items() if not key.startswith("image_encoder.")}
+            with torch.device("meta"):
+                model = cls(config, saved.vocabulary)
+            return fill(model, weights)

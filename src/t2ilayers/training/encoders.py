@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from ..data import Batch
+from ..encoders import EncoderPair
 from ..losses import damsm_loss
-from ..models import SSAGAN
 from .precision import Precision, autocast
 from .processes import Processes
 
@@ -18,7 +20,7 @@ class EncoderStep:
     .. math:: L = L^w_{i2t} + L^w_{t2i} + L^s_{i2t} + L^s_{t2i}
 
     Args:
-        model: an SSAGAN with an image encoder.
+        encoders: trained in place.
         lr: Adam's rate, > 0.
         betas: Adam's; published (0.5, 0.999) while pre-training.
         gamma1: attention temperature of DAMSM; published 4 while pre-training, 5 in joint training.
@@ -29,24 +31,21 @@ class EncoderStep:
         A batch holds ``image (N, 3, S, S)`` in [-1, 1], ``tokens (N, T)``, ``lengths (N,)``, best on the CPU,
         and ``class_ids (N,)``; see :class:`~t2ilayers.data.Batch`.
 
-    Raises:
-        ValueError: the model has no image encoder.
-
     Source: AttnGAN, arXiv 1711.10485, section 3.2; joint training, arXiv 2104.00567.
 
     Example:
-        >>> from t2ilayers import SSAGANConfig
         >>> from t2ilayers.data import BatchDataset, CaptionedShapes
+        >>> from t2ilayers.encoders import ConvImageEncoder, LSTMTextEncoder
         >>> data = CaptionedShapes(64, image_size=32)
-        >>> config = SSAGANConfig(32, ngf=4, ndf=4, vocab_size=len(data.vocabulary), image_encoder="conv")
-        >>> step = EncoderStep(SSAGAN(config, data.vocabulary), lr=2e-3)
+        >>> pair = EncoderPair(LSTMTextEncoder(len(data.vocabulary)), ConvImageEncoder(32), data.vocabulary)
+        >>> step = EncoderStep(pair, lr=2e-3)
         >>> sorted(step(BatchDataset(data, 8, seed=0)[0]))
         ['sentence_i2t', 'sentence_t2i', 'words_i2t', 'words_t2i']
     """
 
     def __init__(
         self,
-        model: SSAGAN,
+        encoders: EncoderPair,
         *,
         lr: float,
         betas: tuple[float, float] = (0.5, 0.999),
@@ -54,22 +53,19 @@ class EncoderStep:
         precision: Precision = "fp32",
         processes: Processes | None = None,
     ) -> None:
-        self.model = model
-        self.image_encoder = _image_encoder(model)
+        self.encoders = encoders
         self.gamma1 = gamma1
         self.precision: Precision = precision
         self.processes = Processes() if processes is None else processes
-        modules = (model.text_encoder, self.image_encoder)
-        self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+        self.parameters = [p for p in encoders.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=lr, betas=betas, fused=True)
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Take one step on ``batch`` (on the model's device); the four losses, detached scalars."""
-        self.model.text_encoder.train()
-        self.image_encoder.train()
+        """Take one step on ``batch`` (on the encoders' device); the four losses, detached scalars."""
+        self.encoders.train()
         with autocast(batch["image"].device, self.precision):
-            text = self.model.text_encoder(batch["tokens"], batch["lengths"])
-            image = self.image_encoder(batch["image"])
+            text = self.encoders.text_encoder(batch["tokens"], batch["lengths"])
+            image = self.encoders.image_encoder(batch["image"])
         losses = damsm_loss(
             self.processes.gather(image.regions),
             self.processes.gather(image.code),
@@ -83,15 +79,27 @@ class EncoderStep:
         torch.autograd.backward(losses.total)
         self.processes.average_gradients(self.parameters)
         # AttnGAN clips the recurrent network, whose gradients grow with the caption.
-        nn.utils.clip_grad_norm_(self.model.text_encoder.parameters(), 0.25)
+        nn.utils.clip_grad_norm_(self.encoders.text_encoder.parameters(), 0.25)
         self.optimizer.step()
         return {name: loss.detach() for name, loss in losses._asdict().items()}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on: the encoders and the optimizer.
 
-def _image_encoder(model: SSAGAN) -> nn.Module:
-    if model.image_encoder is None:
-        raise ValueError(
-            "training needs an image encoder for DAMSM, got a model without one; "
-            'set image_encoder="conv" or "inception" in its SSAGANConfig'
-        )
-    return model.image_encoder
+        Example: see :meth:`load_state_dict`.
+        """
+        return {"encoders": self.encoders.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`.
+
+        Raises:
+            KeyError, RuntimeError: the state is of other encoders.
+
+        Example:
+            >>> from t2ilayers.encoders import ConvImageEncoder, LSTMTextEncoder
+            >>> step = EncoderStep(EncoderPair(LSTMTextEncoder(9), ConvImageEncoder(32)), lr=2e-3)
+            >>> step.load_state_dict(step.state_dict())
+        """
+        self.encoders.load_state_dict(state["encoders"])
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,121 @@
+"""The step of matching-aware GANs: with and without a text-image loss, on sentences and on classes."""
+
+import pytest
+import torch
+
+from t2ilayers import SSAGAN, MatchingAwareDiscriminator, SSAGANConfig, SSAGenerator
+from t2ilayers.data import BatchDataset, CaptionedShapes
+from t2ilayers.training import EncoderStep, MatchingAwareConfig, MatchingAwareStep, SSAGANStep, StepConfig
+
+DATA = CaptionedShapes(64, image_size=32)
+BATCHES = BatchDataset(DATA, 8, seed=0)
+
+
+def make_model(**changes):
+    torch.manual_seed(0)
+    sizes = dict(image_size=32, ngf=2, ndf=2, mask_channels=4, vocab_size=len(DATA.vocabulary)) | changes
+    return SSAGAN(SSAGANConfig(**sizes), DATA.vocabulary)
+
+
+def run(step, count=2):
+    losses = []
+    for i in range(count):
+        torch.manual_seed(i)
+        losses.append(step(BATCHES[i], i))
+    return losses
+
+
+def test_without_a_text_image_loss_it_is_ssa_gans_step_with_that_loss_off():
+    """And needs no image encoder; with frozen encoders nothing else is left of the difference."""
+    model = make_model(image_encoder="conv")
+    ssagan = SSAGANStep(model, StepConfig(text_encoder="frozen", damsm_weight=0.0))
+    other = make_model()
+    other.load_state_dict(model.state_dict(), strict=False)
+    other.text_encoder.eval()
+    plain = MatchingAwareStep(
+        other.generator,
+        other.discriminator,
+        lambda batch: other.text_encoder(batch["tokens"], batch["lengths"]),
+        MatchingAwareConfig(),
+    )
+    for theirs, ours in zip(run(ssagan), run(plain), strict=True):
+        assert theirs.keys() - ours.keys() == {"g_damsm"}
+        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    for name, value in plain.generator.state_dict().items():
+        assert torch.equal(value, model.generator.state_dict()[name])
+    assert torch.equal(plain.ema.module.fc.weight, ssagan.ema.module.fc.weight)
+
+
+class Brightness:
+    """A text-image loss: pictures are to be bright, whatever their caption."""
+
+    name, weight = "brightness", 50.0
+
+    def __init__(self):
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def parameters(self):
+        return [self.scale]
+
+    def __call__(self, fake, condition, batch):
+        assert not self.scale.requires_grad
+        assert len(fake) == len(condition) == len(batch["captions"])
+        return -(self.scale * fake).mean()
+
+
+def test_another_text_image_loss_and_classes_as_the_condition():
+    torch.manual_seed(0)
+    classes = torch.nn.functional.one_hot(torch.arange(64) % 16).float()
+    judge = Brightness()
+    step = MatchingAwareStep(
+        SSAGenerator(32, ngf=2, cond_dim=16, mask_channels=4),
+        MatchingAwareDiscriminator(32, ndf=2, cond_dim=16),
+        lambda batch: classes[batch["class_ids"] % 64],
+        MatchingAwareConfig(lr_generator=1e-2),
+        text_image_loss=judge,
+    )
+    losses = run(step, 6)
+    assert losses[-1]["g_brightness"] < losses[0]["g_brightness"]
+    assert judge.scale.requires_grad
+    assert judge.scale.grad is None
+
+
+@pytest.mark.parametrize("kind", ["ssagan", "plain", "encoders"])
+def test_a_step_continues_from_its_state(kind):
+    def make():
+        model = make_model(image_encoder="conv")
+        if kind == "ssagan":
+            return SSAGANStep(model, StepConfig())
+        if kind == "encoders":
+            return EncoderStep(model.encoders, lr=1e-3)
+        return MatchingAwareStep(
+            model.generator, model.discriminator, lambda batch: torch.ones(8, 256), MatchingAwareConfig()
+        )
+
+    def take(step, i):
+        torch.manual_seed(i)
+        return step(BATCHES[i]) if kind == "encoders" else step(BATCHES[i], i)
+
+    whole, first, second = make(), make(), make()
+    take(first, 0)
+    second.load_state_dict(first.state_dict())
+    take(whole, 0)
+    expected, losses = take(whole, 1), take(second, 1)
+    assert all(torch.equal(value, expected[name]) for name, value in losses.items())
+    part = "encoders" if kind == "encoders" else "ema"
+    after, wanted = second.state_dict()[part], whole.state_dict()[part]
+    assert all(torch.equal(value, wanted[key]) for key, value in after.items())
+
+
+def test_the_names_in_a_checkpoint_stay():
+    step = SSAGANStep(make_model(image_encoder="conv"), StepConfig())
+    names = ["d_optimizer", "ema", "encoder_optimizer", "g_optimizer", "model"]
+    assert sorted(step.state_dict()) == names
+    assert step.state_dict()["model"].keys() == step.model.state_dict().keys()
+
+
+def test_a_model_that_only_draws_is_not_trained():
+    with pytest.raises(ValueError, match="needs a discriminator, got a model without one"):
+        SSAGANStep(make_model(image_encoder="conv", ndf=None), StepConfig())
+    with pytest.raises(ValueError, match="needs an image encoder, got a model without one"):
+        SSAGANStep(make_model(), StepConfig())
