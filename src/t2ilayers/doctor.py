@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from . import __version__
-from .ops import build
+from .ops import _cache, _compilers, _native, build
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,11 +60,11 @@ def report() -> Iterator[tuple[str, str]]:
     yield "torch", f"{torch.__version__}, built for CUDA {torch.version.cuda or '(none)'}"
     yield "Python", platform.python_version()
     yield "platform", platform.platform()
-    yield "C++ compiler", _answer(build.find_compiler, "cpu")
-    yield "CUDA compiler", _answer(build.find_compiler, "cuda")
+    yield "C++ compiler", _answer(_compilers.find_compiler, "cpu")
+    yield "CUDA compiler", _answer(_compilers.find_compiler, "cuda")
     gpus = range(torch.cuda.device_count() if build.no_device("cuda") is None else 0)
     yield "GPUs", ", ".join(torch.cuda.get_device_name(i) for i in gpus) or "none"
-    yield "cache", _answer(build.cache_folder)
+    yield "cache", _answer(_cache.folder)
     yield "T2ILAYERS_BUILD", os.environ.get("T2ILAYERS_BUILD", "not set") + " (0 forbids compiling)"
     yield "CPU library", _answer(_library, "cpu")
     yield "CUDA library", _answer(_library, "cuda")
@@ -93,7 +93,7 @@ def _used(device: str) -> str:
                 return "native kernels, once compiled"
         except RuntimeError as error:
             return f"the reference: {str(error).splitlines()[0]}"
-    if reason := build.why_not(device):
+    if reason := _native.why_not(device, torch.float32):
         return f"the reference: {reason}"
     return f"native kernels, {torch.ops.t2ilayers.cpu_capability()}" if device == "cpu" else "native kernels"
 

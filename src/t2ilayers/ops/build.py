@@ -1,70 +1,57 @@
-"""Native kernels: find a built library, or compile one on first use, and load it. Only this file knows compilers.
+"""Native kernels: find a built library, or compile one on first use, and load it.
 
 There are two libraries: "cpu" defines the ops and their CPU kernels, "cuda" adds CUDA kernels to the same ops.
-They are made of the sources in ``csrc`` against torch's stable ABI, by running the compilers directly:
-``torch.utils.cpp_extension`` finds no CUDA toolkit where torch is built without CUDA, and needs ninja and
-setuptools. A library's name carries a key of all that it is made of, so a stale one is never loaded.
+``torch.utils.cpp_extension`` makes them of the sources in ``csrc`` against torch's stable ABI, in a process of its
+own (``_compile.py``), with ninja where it is installed. A library's name carries a key of all that it is made of,
+so a stale one is never loaded.
 
 The environment variable ``T2ILAYERS_BUILD=0`` forbids compiling; libraries built before are still used.
-``XDG_CACHE_HOME``, ``CXX`` and ``CUDA_HOME`` have their usual meaning.
+``XDG_CACHE_HOME``, ``CXX``, ``CUDA_HOME`` and ``MAX_JOBS``, how many files ninja compiles at once, have their
+usual meaning.
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
+import json
 import os
 import platform
-import re
-import shlex
-import shutil
-import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
+
+from . import _cache
+from ._compilers import Compiler, digest, find_compiler, gencode_flags, run
 
 ARCHITECTURES = (80, 90, 100)
 """What the CUDA library is compiled for where no GPU is present to tell; newer ones run the newest one's PTX."""
 
 _SOURCES = Path(__file__).parent / "csrc"
-_PREBUILT = Path(__file__).parent / "lib"
+_COMPILE = Path(__file__).parent / "_compile.py"
+_LIMIT = 900.0  # seconds for compiling one library; the CPU's takes half a minute
 _SUFFIX = {"cpu": ".cpp", "cuda": ".cu"}  # every other file of the tree counts as a header of both
 _DEFINES = ("-DTORCH_TARGET_VERSION=0x020b000000000000",)  # torch 2.11 and later
-_COMPILE = {
+# Kernels on both sides say themselves where a multiplication and an addition are one operation.
+_FLAGS = {
     "cpu": ("-O3", "-std=c++17", *_DEFINES, "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
     "cuda": (
-        *("-O3", "-std=c++17", *_DEFINES, "-DUSE_CUDA", "--threads=0"),
+        *("-O3", "-std=c++17", *_DEFINES, "-DUSE_CUDA", "--threads=0", "-fmad=false"),
         "-Xcompiler=-fPIC,-fvisibility=hidden,-ffp-contract=off",
     ),
 }
 _LINK = {
-    "cpu": ("-shared", "-ltorch_cpu"),
+    "cpu": ("-shared",),
     # Only a torch built for CUDA has libtorch_cuda. Sources declare what they take from it weak, to load without
     # it as well, and a linker may drop a library of which nothing but weak symbols are wanted.
-    "cuda": ("-shared", "--cudart=static", "-Xlinker=--no-as-needed", "-ltorch_cpu")
+    "cuda": ("-shared", "--cudart=static", "-Xlinker=--no-as-needed")
     + (("-ltorch_cuda",) if torch.version.cuda else ()),
 }
 
-_log = logging.getLogger("t2ilayers")
 _lock = threading.RLock()
 _outcomes: dict[str, str | None] = {}  # device: why its library was not loaded
-
-
-class Compiler(NamedTuple):
-    """How to call a compiler, and which one it is."""
-
-    command: tuple[str, ...]
-    version: str  # all that --version prints
-
-    def __str__(self) -> str:
-        release = re.search(r".*\brelease\b.*", self.version)  # nvcc's first line is but a title
-        return f"{shlex.join(self.command)}: {release[0] if release else self.version.partition(chr(10))[0]}"
 
 
 def why_not(device: str) -> str | None:
@@ -123,66 +110,33 @@ def build(device: str = "cpu", *, architectures: Sequence[int] | None = None) ->
     path = find(device, architectures=architectures)
     if path is None:
         wanted = _wanted(device, architectures)[0]
-        compiler = find_compiler(device)
-        path = cache_folder() / f"{_name(device, wanted)}-{_digest(compiler.version)}.so"
-        _build(path, device, wanted, compiler)
+        sources, compiler = _read_sources(device), find_compiler(device)
+        work = partial(_compile, device=device, sources=sources, architectures=wanted, compiler=compiler)
+        path = _cache.make(f"{_key(device, sources, wanted)}-{compiler.key}", work)
     return path
 
 
 def find(device: str, *, architectures: Sequence[int] | None = None) -> Path | None:
-    """The library built for a device, in the package or the cache; None where :func:`build` would compile it.
+    """The library built for a device; None where :func:`build` would compile it.
 
     Raises:
         RuntimeError: there is none, and none can be compiled here, with the reason.
     """
     if device not in _SUFFIX:
         raise RuntimeError(no_device(device))
-    names = [_name(device, wanted) for wanted in _wanted(device, architectures)]
     problem = None
     try:
         _check_allowed()
-        tag = _digest(find_compiler(device).version)
+        compiler = find_compiler(device).key
     except RuntimeError as error:
-        problem, tag = error, "*"  # nothing to compile anew with, so any compiler's work will do
-    for name in names:
-        if built := [*_PREBUILT.glob(f"{name}-*.so"), *cache_folder().glob(f"{name}-{tag}.so")]:
-            return built[0]
+        problem, compiler = error, "*"  # nothing to compile anew with, so any compiler's work will do
+    sources = _read_sources(device)
+    for wanted in _wanted(device, architectures):
+        if path := _cache.find(f"{_key(device, sources, wanted)}-{compiler}"):
+            return path
     if problem is not None:
         raise problem
     return None
-
-
-def find_compiler(device: str) -> Compiler:
-    """The C++ compiler (``CXX``, else the usual names) or nvcc (``CUDA_HOME``, else PATH and its usual place).
-
-    Raises:
-        RuntimeError: there is none that runs, or nvcc and torch are of different major versions of CUDA.
-    """
-    if device == "cpu":
-        variable, kind, names = "CXX", "C++ compiler", ["c++", "g++", "clang++"]
-        chosen = shlex.split(os.environ.get(variable, ""))
-    else:
-        variable, kind, names = "CUDA_HOME", "CUDA compiler", ["nvcc", "/usr/local/cuda/bin/nvcc"]
-        chosen = [str(Path(home) / "bin" / "nvcc")] if (home := os.environ.get(variable)) else []
-    program = next((path for name in chosen[:1] or names if (path := shutil.which(name))), None)
-    if program is None:
-        if chosen:
-            raise RuntimeError(f"no {kind}: {variable}={os.environ[variable]!r} leads to no program")
-        raise RuntimeError(f"no {kind}: found none of {', '.join(names)}; install one, or set {variable}")
-    command = (program, *chosen[1:])
-    version = _run([*command, "--version"], f"{shlex.join(command)} does not run").strip()
-    release = re.search(r"release (\d+)", version)
-    if device == "cuda" and torch.version.cuda and release and release[1] != torch.version.cuda.split(".")[0]:
-        raise RuntimeError(
-            f"{program} is of CUDA {release[1]}, but torch was built for CUDA {torch.version.cuda}; "
-            f"set CUDA_HOME to a toolkit of the same major version"
-        )
-    return Compiler(command, version)
-
-
-def cache_folder() -> Path:
-    """Where compiled libraries are kept: ``t2ilayers`` in ``XDG_CACHE_HOME``, else in ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "t2ilayers"
 
 
 def load_library(path: Path) -> None:
@@ -227,94 +181,64 @@ def _wanted(device: str, architectures: Sequence[int] | None) -> list[tuple[int,
     return [present, ARCHITECTURES] if present[0] >= ARCHITECTURES[0] else [present]
 
 
-def _name(device: str, architectures: tuple[int, ...]) -> str:
-    """File name without the compiler's part, which a library found ready-made may differ in."""
+def _read_sources(device: str) -> dict[str, bytes]:
+    """What a library is made of, read once: so what is compiled is what its key says, even while files change."""
     others = set(_SUFFIX.values()) - {_SUFFIX[device]}
-    files = [
-        (p.name, p.read_bytes()) for p in sorted(_SOURCES.rglob("*")) if p.is_file() and p.suffix not in others
-    ]
-    versions = (str(torch.__version__), torch.version.cuda, sys.platform, platform.machine())
-    return f"t2ilayers_{device}-{_digest((files, _COMPILE[device], _LINK[device], versions, architectures))}"
+    paths = sorted(p for p in _SOURCES.rglob("*") if p.is_file() and p.suffix not in others)
+    return {path.relative_to(_SOURCES).as_posix(): path.read_bytes() for path in paths}
 
 
-def _digest(value: object) -> str:
-    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
+def _key(device: str, sources: dict[str, bytes], architectures: tuple[int, ...]) -> str:
+    """A library's name but for the compiler's part, in which one found ready-made may differ."""
+    how = (_COMPILE.read_bytes(), _FLAGS[device], _LINK[device], architectures)
+    where = (str(torch.__version__), torch.version.cuda, sys.platform, platform.machine())
+    return f"t2ilayers_{device}-{digest((sources, how, where))}"
 
 
-def _build(path: Path, device: str, architectures: tuple[int, ...], compiler: Compiler) -> None:
-    import fcntl  # not on Windows
-
-    cache = path.parent
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        # The kernel releases the lock with the process, however that ends. Compilers do not inherit it.
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if path.exists():
-                return
-            for left in cache.glob(f"{path.stem}.*.tmp"):  # by a killed process, whose compilers may still write
-                shutil.rmtree(left, ignore_errors=True)
-            with tempfile.TemporaryDirectory(prefix=f"{path.stem}.", suffix=".tmp", dir=cache) as folder:
-                _log.info("compiling native kernels for %s into %s", device, path)
-                _compile(Path(folder), device, architectures, compiler)
-                if not path.name.startswith(_name(device, architectures)):
-                    raise RuntimeError(f"{_SOURCES} changed while being compiled; try again")
-                (Path(folder) / "library.so").replace(path)
-    except OSError as error:
-        raise RuntimeError(
-            f"the cache folder {cache} cannot be written ({error.strerror}); set XDG_CACHE_HOME to one that can"
-        ) from error
-
-
-def _compile(folder: Path, device: str, architectures: tuple[int, ...], compiler: Compiler) -> None:
-    torch_folder = Path(torch.__file__).parent
-    sources = sorted(_SOURCES.rglob(f"*{_SUFFIX[device]}"))
-    if not sources:
+def _compile(
+    folder: Path, *, device: str, sources: dict[str, bytes], architectures: tuple[int, ...], compiler: Compiler
+) -> bytes:
+    names = [f"csrc/{name}" for name in sources if name.endswith(_SUFFIX[device])]
+    if not names:
         raise RuntimeError(f"this installation has no sources for {device} in {_SOURCES}")
-    flags = [*_COMPILE[device], f"-I{torch_folder / 'include'}"]
-    libraries = [f"-L{torch_folder / 'lib'}", *_LINK[device]]
+    for name, content in sources.items():
+        path = folder / "csrc" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
     if device == "cuda":
-        both = _targets(architectures, compiler)  # linking adds a stub for an architecture, by default the oldest
-        if cxx := shlex.split(os.environ.get("CXX", "")):
-            both.append(f"-ccbin={cxx[-1]}")  # the last word: those before it are wrappers such as ccache
-        flags += both
-        libraries += both
+        targets = gencode_flags(architectures, compiler)  # linking adds a stub for one, by default the oldest
     else:
-        libraries.append(f"-Wl,-rpath,{torch_folder / 'lib'}")  # macOS finds even a loaded library by its path
-
-    def compile_one(source: Path) -> str:
-        target = str(folder / f"{source.name}.o")
-        _run([*compiler.command, *flags, "-c", str(source), "-o", target], f"compiling {source.name} failed")
-        return target
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, sources))
-    library = str(folder / "library.so")
-    _run([*compiler.command, *objects, *libraries, "-o", library], f"linking for {device} failed")
-
-
-def _targets(architectures: tuple[int, ...], nvcc: Compiler) -> list[str]:
-    """Machine code for each architecture that this nvcc knows, and PTX of the newest, for those after it."""
-    listed = _run([*nvcc.command, "--list-gpu-code"], "nvcc does not list its architectures")
-    known = {int(number) for number in re.findall(r"\bsm_(\d+)\b", listed)}
-    newest = max((a for a in known if a <= max(architectures)), default=None)
-    if newest is None:
-        raise RuntimeError(f"{nvcc} compiles for none of the architectures {architectures}")
-    codes = [(a, f"sm_{a}") for a in architectures if a in known] + [(newest, f"compute_{newest}")]
-    return [f"-gencode=arch=compute_{a},code={code}" for a, code in codes]
-
-
-def _run(command: list[str], failure: str) -> str:
-    """Output of a command. RuntimeError with ``failure``, the command and the output's tail if it fails."""
-    try:
-        result = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            errors="replace",
-        )  # fmt: skip
-    except OSError as error:
-        raise RuntimeError(f"{failure} ({error})") from error
-    if result.returncode != 0:
-        tail = "\n".join(result.stdout.splitlines()[-30:])
-        hint = "python -m t2ilayers.doctor --build shows why"
-        raise RuntimeError(f"{failure}; {hint}\n{shlex.join(command)}\n{tail}")
-    return result.stdout
+        targets = [f"-Wl,-rpath,{Path(torch.__file__).parent / 'lib'}"] if sys.platform == "darwin" else []
+    job = {
+        "device": device,
+        "sources": names,
+        "compiler": compiler.command,
+        "cuda_home": str(Path(compiler.command[0]).parent.parent),
+        "compile": [*_FLAGS[device], *compiler.command[1:], *targets] if device == "cuda" else _FLAGS[device],
+        "linker": [*compiler.command, *_LINK[device], *targets],
+    }
+    # What would change the library without being in its key stays out, and whatever this process imports from.
+    environment = {k: v for k, v in os.environ.items() if k not in ("CC", "PYTORCH_NVCC")} | {
+        "CXX": compiler.command[0],  # ninja's, where one word is all
+        "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]),
+        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+        "PYTHONSAFEPATH": "1",
+        "T2ILAYERS_BUILD": "0",  # should sys.executable be a program that uses this library
+        "TORCH_DONT_CHECK_COMPILER_ABI": "1",  # the stable ABI is C's
+        "TORCH_NO_COMPILER_WRAPPER": "1",
+    }
+    if sys.stderr:
+        print(
+            f"t2ilayers: compiling native kernels for {device.upper()} tensors, once, for "
+            f"{'some minutes' if device == 'cuda' else 'about half a minute'}; T2ILAYERS_BUILD=0 forbids it",
+            file=sys.stderr,
+            flush=True,
+        )
+    run(
+        [sys.executable, "-W", "ignore", str(_COMPILE), json.dumps(job)],
+        f"compiling the {device} library failed",
+        limit=_LIMIT,
+        cwd=folder,
+        env=environment,
+    )
+    return (folder / "library.so").read_bytes()
