@@ -206,5 +206,5 @@ def _check_statistics(
     if stats == "batch":
         if training and process_group is None:
             check_count(values_per_channel(x))
-    elif stats != "none":
+    elif stats != "none" and x.shape[0]:
         check_count(x.shape[2] * x.shape[3] * (c // groups if groups else 1))
