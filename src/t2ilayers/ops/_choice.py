@@ -8,7 +8,7 @@ import torch
 
 from ._native import why_not
 from ._options import IMPLS, Impl, check_word
-from ._torch import constant_result, is_tracing, transformed
+from ._torch import constant_result, transformed
 
 _warned: set[str] = set()
 
@@ -27,15 +27,11 @@ def runs_native(device: str, dtype: torch.dtype, impl: Impl, missing: str | None
         ValueError: ``impl`` is not a known word.
     """
     check_word("impl", impl, IMPLS)
-    if torch.compiler.is_compiling():
-        # An exported program must run where this library is not, so it gets ordinary operations.
-        ordinary, strict = torch.compiler.is_exporting(), False
-    else:
-        # So must one that torch.jit traces; and custom gradients know nothing of transforms.
-        ordinary, strict = is_tracing() or transformed(), True
-    if not ordinary:
+    # An exported program must run where this library is not, so it gets ordinary operations.
+    compiling = torch.compiler.is_compiling()
+    if not (torch.compiler.is_exporting() if compiling else transformed()):
         return takes_native(device, dtype, impl, missing)
-    if strict and impl == "native":
+    if impl == "native" and not compiling:
         raise RuntimeError(
             'impl="native" was asked for, but torch.jit.trace, torch.func transforms and forward-mode derivatives '
             'need ordinary operations; use impl="auto" or impl="reference"'

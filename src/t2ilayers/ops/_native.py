@@ -14,7 +14,7 @@ from torch import Tensor
 from . import build
 from ._options import Options, Running
 from ._reference import check_count, reference, update_running, values_per_channel
-from ._torch import below_autograd, direct_apply
+from ._torch import below_autograd, direct_apply, is_batched
 from .collectives import merge_over_ranks
 
 _OPS = torch.ops.t2ilayers
@@ -24,8 +24,10 @@ _lock = threading.Lock()
 # What every call needs, found once: after a large map the interpreter's tables are out of the caches, and each
 # name looked up in torch's modules costs a microsecond or two.
 _forward: Any
+_forward_running: Any
 _backward: Any
 _is_compiling = torch.compiler.is_compiling
+_is_grad_enabled = torch.is_grad_enabled
 
 
 def why_not(device: str, dtype: torch.dtype) -> str | None:
@@ -50,7 +52,7 @@ def lacks(options: Options, *, maps: bool) -> str | None:
 @functools.cache
 def _register() -> str | None:
     """Tell torch the shapes and gradients of the ops, once they are loaded."""
-    global _forward, _backward
+    global _forward, _forward_running, _backward
     fakes: dict[str, Callable[..., Any]] = {
         "statistics": _fake_statistics,
         "forward": _fake_forward,
@@ -59,13 +61,15 @@ def _register() -> str | None:
         "backward_input": _fake_backward_input,
     }
     try:
-        _forward, _backward = _OPS.masked_affine_norm_forward.default, _OPS.masked_affine_norm_backward.default
+        _forward = _OPS.masked_affine_norm_forward.default
+        _forward_running = _OPS.masked_affine_norm_forward_running.default
+        _backward = _OPS.masked_affine_norm_backward.default
         for name, fake in fakes.items():
             torch.library.register_fake(f"t2ilayers::masked_affine_norm_{name}", fake)
     except (AttributeError, RuntimeError) as error:
         return f"the library that was loaded lacks an op ({error}); delete it to build it anew"
     torch.library.register_autograd(
-        "t2ilayers::masked_affine_norm_forward", _forward_gradient, setup_context=_save_forward
+        "t2ilayers::masked_affine_norm_forward", _traced_gradient, setup_context=_save_traced
     )
     torch.library.register_autograd(
         "t2ilayers::masked_affine_norm_backward", _backward_gradient, setup_context=_save_backward
@@ -75,8 +79,8 @@ def _register() -> str | None:
 
 def native(
     x: Tensor,  # (N, C, H, W)
-    gamma: Tensor,  # (N, C)
-    beta: Tensor,  # (N, C)
+    gamma: Tensor,  # (N, C), or a map (N, C, sH, sW)
+    beta: Tensor,  # as gamma
     mask: Tensor | None,  # (N, 1, sH, sW)
     options: Options,
     *,
@@ -85,31 +89,61 @@ def native(
     process_group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """The reference's result by the kernels."""
-    # In the dtype that the kernels compute in. Written out: each call less is felt on small maps.
+    if x.numel() == 0 and process_group is None:
+        return reference(x, gamma, beta, mask, options, given=given, running=running)
+    if mask is not None and gamma.dim() == 4:  # the kernels take maps without a mask, which is a factor of both
+        mask = mask.to(gamma.dtype)
+        gamma = torch.addcmul(1 - mask, gamma, mask) if options.absolute else gamma * mask
+        beta, mask = beta * mask, None
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if gamma.dtype != dtype:
-        gamma = gamma.to(dtype)
-    if beta.dtype != dtype:
-        beta = beta.to(dtype)
-    if mask is not None and mask.dtype != dtype:
-        mask = mask.to(dtype)
-    count: int | Tensor = values_per_channel(x)
+    gamma, beta = gamma.to(dtype), beta.to(dtype)
+    mask = None if mask is None else mask.to(dtype)
     if process_group is not None and given is None:
-        y, mean, var, total = _Synchronized.apply(  # type: ignore[no-untyped-call]
-            x, gamma, beta, mask, options, process_group
-        )
-        if count <= 1:  # only a rank with at most one value each can be part of a group with one
-            check_count(int(total))
-        count = total
+        return _synchronized(x, gamma, beta, mask, options, running, process_group)
+    if _is_compiling():
+        y, mean, var = _forward(x, gamma, beta, mask, *_doubles(given), *options)
+        if running is not None:
+            update_running(running, mean, var, values_per_channel(x))
+    elif _is_grad_enabled():
+        y = _eager(x, gamma, beta, mask, given, running, options)
     else:
-        statistics = (None, None) if given is None else (given[0].double(), given[1].double())
-        # Torch's wrapper of a registered gradient costs as much as a small map. It is for graphs that are traced.
-        call: Any = _forward if _is_compiling() else _eager
-        y, mean, var = call(x, gamma, beta, mask, *statistics, *options)
-    if running is not None:
-        update_running(running, mean, var, count)
+        y = _run_forward(x, gamma, beta, mask, given, running, options)[0]
     result: Tensor = y
     return result
+
+
+def _doubles(given: tuple[Tensor, Tensor] | None) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if given is None else (given[0].double(), given[1].double())
+
+
+def _run_forward(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    mask: Tensor | None,
+    given: tuple[Tensor, Tensor] | None,
+    running: Running | None,
+    options: Options,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, mean and var, past torch's wrapper of a registered gradient, which costs as much as a small map."""
+    with below_autograd():
+        if fused := running is not None and _written_by_kernels(running):
+            torch.autograd.graph.increment_version((running.mean, running.var))
+            result = _forward_running(x, gamma, beta, mask, *running, *options)
+        else:
+            result = _forward(x, gamma, beta, mask, *_doubles(given), *options)
+        y, mean, var = result
+        if running is not None and not fused:
+            update_running(running, mean, var, values_per_channel(x))
+    return y, mean, var
+
+
+def _written_by_kernels(running: Running) -> bool:
+    mean, var = running.mean, running.var
+    return (
+        mean.is_cpu and mean.dtype == var.dtype and mean.dtype in _DTYPES
+        and mean.is_contiguous() and var.is_contiguous() and not mean.is_inference()
+    )  # fmt: skip
 
 
 # Shape rules. A map is channels last exactly where the kernels make it so; Inductor plans by these strides.
@@ -129,7 +163,14 @@ def _map(x: Tensor, upsample: int) -> Tensor:
 
 
 def _statistic(x: Tensor, groups: int) -> Tensor:
-    return x.new_empty(x.shape[0] * groups if groups else x.shape[1], dtype=torch.float64)
+    count = 0 if groups < 0 else x.shape[0] * groups if groups else x.shape[1]
+    return x.new_empty(count, dtype=torch.float64)
+
+
+def _gradient_of(parameter: Tensor, x: Tensor) -> Tensor:
+    if parameter.dim() == 4:
+        return torch.empty_like(parameter, memory_format=_memory_format(x))
+    return parameter.new_empty(parameter.shape)
 
 
 def _fake_statistics(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -137,24 +178,25 @@ def _fake_statistics(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
 
 def _fake_forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    options = Options(*rest[-len(Options._fields) :])
+    options = Options(*rest[5:])
     return _map(x, options.upsample), _statistic(x, options.groups), _statistic(x, options.groups)
 
 
 def _fake_backward(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    tensors, (constant, need_dx, need_parameters, need_dmask, *options) = rest[:5], rest[5:]
-    reduce = need_parameters or need_dmask or (need_dx and not constant)
-    _, dgamma, dbeta, dmask = _fake_backward_sums(dy, x, *tensors, need_dmask and reduce, *options)
+    tensors, (constant, need_dx, need_parameters, need_dmask, *tail) = rest[:5], rest[5:]
+    reduce = need_parameters or need_dmask or (need_dx and not constant and Options(*tail).groups >= 0)
+    _, dgamma, dbeta, dmask = _fake_backward_sums(dy, x, *tensors, need_dmask and reduce, *tail)
     if not reduce:
         dgamma, dbeta = dgamma.new_empty(0), dbeta.new_empty(0)
     return _map(x, 1) if need_dx else x.new_empty(0), dgamma, dbeta, dmask
 
 
 def _fake_backward_sums(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    gamma, beta, mask, _, _, need_dmask, *options = rest
-    sums = x.new_empty((2, _statistic(x, Options(*options).groups).shape[0]), dtype=torch.float64)
-    dmask = mask.new_empty(mask.shape) if need_dmask and mask is not None else gamma.new_empty(0)
-    return sums, gamma.new_empty(gamma.shape), beta.new_empty(beta.shape), dmask
+    gamma, beta, mask, _, _, need_dmask, *tail = rest
+    sums = x.new_empty((2, _statistic(x, Options(*tail).groups).shape[0]), dtype=torch.float64)
+    like = gamma if mask is None else mask
+    dmask = like.new_empty(mask.shape if need_dmask and mask is not None else 0)
+    return sums, _gradient_of(gamma, x), _gradient_of(beta, x), dmask
 
 
 def _fake_backward_input(dy: Tensor, x: Tensor, *rest: Any) -> Tensor:
@@ -164,38 +206,55 @@ def _fake_backward_input(dy: Tensor, x: Tensor, *rest: Any) -> Tensor:
 # First order: fused. One feature map, x, is kept; what the activation hid is computed again from it.
 
 
-def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, gamma, beta, mask, mean, _, *ctx.options = inputs
-    ctx.constant = mean is not None
-    ctx.mark_non_differentiable(output[1], output[2])
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, gamma, beta, mask, output[1], output[2])
-
-
-def _forward_gradient(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    nothing = (None,) * (6 + len(Options._fields))
-    if dy is None:
-        return nothing
+def _first_order(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients by x, gamma, beta and mask that are needed."""
     x, gamma, beta, mask, mean, var = ctx.saved_tensors
-    need_dx, need_dgamma, need_dbeta, need_dmask = ctx.needs_input_grad[:4]
-    needs = need_dx, need_dgamma or need_dbeta, need_dmask
-    tensors = dy, x, gamma, beta, mask, mean, var
-    if torch.is_grad_enabled() or _is_compiling():
-        dx, dgamma, dbeta, dmask = _backward(*tensors, ctx.constant, *needs, *ctx.options)
+    need_dx, need_dgamma, need_dbeta, need_dmask = needs = ctx.needs_input_grad[:4]
+    if is_batched(dy):
+        given = (mean, var) if ctx.constant else None
+        return _composed((x, gamma, beta, mask), needs, dy, ctx.options, given=given)
+    arguments = (
+        dy, x, gamma, beta, mask, mean, var, ctx.constant, need_dx, need_dgamma or need_dbeta, need_dmask,
+        *ctx.options,
+    )  # fmt: skip
+    if _is_grad_enabled() or _is_compiling():
+        dx, dgamma, dbeta, dmask = _backward(*arguments)
     else:  # nobody asks for a second order
         with below_autograd():
-            dx, dgamma, dbeta, dmask = _backward(*tensors, ctx.constant, *needs, *ctx.options)
+            dx, dgamma, dbeta, dmask = _backward(*arguments)
     return (
         dx if need_dx else None,
         dgamma if need_dgamma else None,
         dbeta if need_dbeta else None,
         dmask if need_dmask else None,
-        *nothing[4:],
     )
 
 
+def _composed(
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor | None],
+    needs: tuple[bool, ...],
+    dy: Tensor,
+    options: Options,
+    *,
+    given: tuple[Tensor, Tensor] | None = None,
+    process_group: dist.ProcessGroup | None = None,
+) -> tuple[Tensor | None, ...]:
+    """The same by differentiating the reference; what comes out can be differentiated where that is enabled."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        if not create_graph:
+            tensors = tuple(  # type: ignore[assignment]
+                None if t is None else t.detach().requires_grad_(need)
+                for t, need in zip(tensors, needs, strict=True)
+            )
+        y = reference(*tensors, options, given=given, process_group=process_group)
+        inputs = [t for t, need in zip(tensors, needs, strict=True) if need and t is not None]
+        found = iter(torch.autograd.grad(y, inputs, dy, create_graph=create_graph))
+    return tuple(next(found) if need else None for need in needs)
+
+
 class _Eager(torch.autograd.Function):
-    """The forward op with its registered gradient, without torch's wrapper of it.
+    """The kernels outside of graphs that are traced.
 
     Small maps are bound by the Python that runs, and it runs cold after a large one. So there is no setup_context,
     for which ``apply`` inspects a signature at every call, and no look for torch.func's transforms, which the
@@ -203,16 +262,43 @@ class _Eager(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        with below_autograd():
-            result: tuple[Tensor, Tensor, Tensor] = _forward(*arguments)
-        _save_forward(ctx, arguments, result)
-        return result
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        mask: Tensor | None,
+        given: tuple[Tensor, Tensor] | None,
+        running: Running | None,
+        options: Options,
+    ) -> Tensor:
+        y, mean, var = _run_forward(x, gamma, beta, mask, given, running, options)
+        ctx.options, ctx.constant = options, given is not None
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, gamma, beta, mask, mean, var)
+        return y
 
-    backward = staticmethod(_forward_gradient)
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None) -> tuple[Any, ...]:
+        if dy is None:
+            return (None,) * 7
+        return *_first_order(ctx, dy), None, None, None
 
 
 _eager = direct_apply(_Eager)
+
+
+def _save_traced(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, gamma, beta, mask, given_mean, _, *options = inputs
+    ctx.options, ctx.constant = Options(*options), given_mean is not None
+    ctx.mark_non_differentiable(output[1], output[2])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, gamma, beta, mask, output[1], output[2])
+
+
+def _traced_gradient(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    nothing = (None,) * (6 + len(Options._fields))
+    return nothing if dy is None else (*_first_order(ctx, dy), *nothing[4:])
 
 
 # Second order: composed of ordinary operations.
@@ -272,6 +358,26 @@ class _SecondOrder(torch.autograd.Function):
 # Synchronised statistics: one collective forward and one backward, around the kernels.
 
 
+def _synchronized(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    mask: Tensor | None,
+    options: Options,
+    running: Running | None,
+    group: dist.ProcessGroup,
+) -> Tensor:
+    y, mean, var, count = _Synchronized.apply(  # type: ignore[no-untyped-call]
+        x, gamma, beta, mask, options, group
+    )
+    if values_per_channel(x) <= 1:  # only a rank with at most one value each can be part of a group with one
+        check_count(int(count))
+    if running is not None:
+        update_running(running, mean, var, count)
+    result: Tensor = y
+    return result
+
+
 class _Synchronized(torch.autograd.Function):
     """``(y, mean, var, count)`` with batch statistics over all ranks of ``group``.
 
@@ -302,20 +408,14 @@ class _Synchronized(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Any, ...]:
         x, gamma, beta, mask, mean, var, count = ctx.saved_tensors
         options: Options = ctx.options
+        needs = ctx.needs_input_grad[:4]
         if dy is None:  # every rank joins the collective, whatever its loss used
             dy = x.new_zeros((*x.shape[:2], *(options.upsample * side for side in x.shape[2:])))
-        if torch.is_grad_enabled():  # for a second order, compose the first
-            inputs = [t for t in (x, gamma, beta, mask) if t is not None and t.requires_grad]
-            y = reference(x, gamma, beta, mask, options, process_group=ctx.group)
-            found = iter(torch.autograd.grad(y, inputs, dy, create_graph=True))
-            first = (next(found) if t is not None and t.requires_grad else None for t in (x, gamma, beta, mask))
-            return *first, None, None
-        tensors = dy, x, gamma, beta, mask, mean, var
-        sums, dgamma, dbeta, dmask = _OPS.masked_affine_norm_backward_sums(
-            *tensors, ctx.needs_input_grad[3], *options
-        )
-        dx = None
+        if torch.is_grad_enabled() or is_batched(dy):
+            tensors = x, gamma, beta, mask
+            return *_composed(tensors, needs, dy, options, process_group=ctx.group), None, None
+        arguments = dy, x, gamma, beta, mask, mean, var
+        sums, *gradients = _OPS.masked_affine_norm_backward_sums(*arguments, needs[3], *options)
         dist.all_reduce(sums, group=ctx.group)
-        if ctx.needs_input_grad[0]:
-            dx = _OPS.masked_affine_norm_backward_input(*tensors, sums / count, *options)
-        return dx, dgamma, dbeta, dmask if ctx.needs_input_grad[3] else None, None, None
+        dx = _OPS.masked_affine_norm_backward_input(*arguments, sums / count, *options) if needs[0] else None
+        return dx, *(g if need else None for g, need in zip(gradients, needs[1:], strict=True)), None, None

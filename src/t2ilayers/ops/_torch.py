@@ -18,9 +18,6 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 below_autograd: Any = torch._C._AutoDispatchBelowAutograd
 """A context in which ops run without recording gradients; `torch.no_grad` for calls that autograd need not see."""
 
-is_tracing = torch._C._is_tracing
-"""`torch.jit.is_tracing`, which first asks whether it is itself being scripted."""
-
 _peek_interpreter_stack = torch._C._functorch.peek_interpreter_stack
 _is_tracing: Callable[[], bool] = torch._C._is_tracing
 
