@@ -115,9 +115,9 @@ def test_mask_predictor_draws_with_batch_norm_folded_into_its_convolution():
 
 
 def test_settings_show_in_repr():
-    assert "5, cond_dim=8, hidden_dim=7, eps=1e-05, momentum=0.2, activation='relu'" in repr(
-        SemanticAffineBN(5, 8, 7, momentum=0.2, activation="relu")
-    )
+    norm = repr(SemanticAffineBN(5, 8, 7, momentum=0.2, activation="relu"))
+    assert "5, cond_dim=8, hidden_dim=7, scale='residual', activation='relu'" in norm
+    assert "BatchNorm2d(5, eps=1e-05, momentum=0.2, affine=False" in norm
     assert "in_channels=3" in repr(MaskPredictor(3))
     assert "in_channels=8, cond_dim=6" in repr(MatchingHead(8, 4, cond_dim=6))
     assert "upsample=False" in repr(SSAConv(2, 2, upsample=False))

@@ -95,8 +95,9 @@ PUBLIC = {
         "masked_affine_norm"
     ),
     "t2ilayers.layers": (
-        "ActivatedBatchNorm Conv2d DownBlock FusedSequential LeakyReLU MaskPredictor MatchingHead SSAConv "
-        "SemanticAffineBN"
+        "ActivatedBatchNorm AdaptiveGroupNorm2d AdaptiveInstanceNorm2d ConditionalBatchNorm2d ConditionalNorm2d "
+        "Conv2d DFAffineBlock DownBlock FiLM2d FusedSequential LeakyReLU MaskPredictor MatchingHead "
+        "ProjectionHead SPADE2d SSAConv SemanticAffineBN affine_parameters"
     ),
     "t2ilayers.encoders": (
         "ConvImageEncoder EmptyCaptionError EncoderPair ImageFeatures InceptionImageEncoder LSTMTextEncoder "

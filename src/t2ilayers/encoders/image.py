@@ -10,12 +10,14 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from .._weights import fill
+from ..ops._torch import exportable
 from .inception import InceptionV3Trunk
 from .inception_weights import read_inception
 
 __all__ = ["ConvImageEncoder", "ImageFeatures", "InceptionImageEncoder"]
 
 
+@exportable
 class ImageFeatures(NamedTuple):
     """What an image encoder returns.
 

@@ -7,9 +7,12 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from ..ops._torch import exportable
+
 __all__ = ["LSTMTextEncoder", "TextFeatures"]
 
 
+@exportable
 class TextFeatures(NamedTuple):
     """What a text encoder returns.
 

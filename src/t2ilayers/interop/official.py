@@ -5,8 +5,8 @@ loader takes a path or a state dict, with or without the ``module.`` prefix of a
 the sizes from the shapes, and accounts for every key: one that is unknown, missing or misshapen is an error
 that names it.
 
-Three kinds of entries hold nothing and are dropped: the batch counters of the conditional norms, and the 1x1
-shortcuts of discriminator blocks whose width does not change, which the published code never calls.
+Entries that hold nothing are dropped: the 1x1 shortcuts of discriminator blocks whose width does not change, which
+the published code never calls.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _names(model: nn.Module) -> dict[str, str]:
             names |= {f"block{i}.gamma": f"blocks.{i}.gamma", f"block{i}.c_sc.": f"blocks.{i}.shortcut."}
             for j, (conv, norm) in enumerate((("c1", "affine0"), ("c2", "affine2")), start=1):
                 names[f"block{i}.{conv}."] = f"blocks.{i}.conv{j}."
-                names[f"block{i}.{norm}.batch_norm2d."] = f"blocks.{i}.norm{j}."
+                names[f"block{i}.{norm}.batch_norm2d."] = f"blocks.{i}.norm{j}.normalize."
                 for mlp in ("gamma", "beta"):
                     names[f"block{i}.{norm}.fc_{mlp}.linear1."] = f"blocks.{i}.norm{j}.{mlp}.0."
                     names[f"block{i}.{norm}.fc_{mlp}.linear2."] = f"blocks.{i}.norm{j}.{mlp}.2."
@@ -184,10 +184,6 @@ def _keys(model: nn.Module) -> dict[str, str]:
 def _unused(model: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Published entries that hold nothing: shape and dtype by key."""
     unused: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
-    if isinstance(model, SSAGenerator):
-        for i in range(len(model.blocks)):
-            for norm in ("affine0", "affine2"):
-                unused[f"block{i}.{norm}.batch_norm2d.num_batches_tracked"] = ((), torch.int64)
     if isinstance(model, MatchingAwareDiscriminator):
         for i, block in enumerate(model.blocks):
             if isinstance(block, DownBlock) and isinstance(block.shortcut, nn.Identity):

@@ -1,10 +1,43 @@
-"""What a batch norm of torch's would normalize by, as options of the fused op."""
+"""Batch statistics that a layer normalizes by: whose they are, and who shares them."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import torch.distributed as dist
 from torch import nn
+from typing_extensions import Self
+
+
+class SharesStatistics(nn.Module):
+    """A layer whose batch statistics may be those of several processes.
+
+    Attributes:
+        process_group: the ranks that share batch statistics while training, or None.
+    """
+
+    process_group: dist.ProcessGroup | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.process_group = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # A process group stands for the processes. A copy of the layer shares with the same ones.
+        memo[id(self.process_group)] = self.process_group
+        new = self.__new__(type(self))
+        memo[id(self)] = new
+        new.__setstate__(copy.deepcopy(self.__dict__, memo))  # type: ignore[no-untyped-call]
+        return new
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.process_group is not None:
+            raise TypeError(
+                f"{type(self).__name__} shares statistics over a process group, which cannot be pickled; save its "
+                "state_dict(), or call synchronize_statistics(module, None) before"
+            )
+        return self.__dict__
 
 
 def batch_statistics(norm: nn.BatchNorm2d) -> dict[str, Any]:

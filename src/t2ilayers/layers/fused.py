@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any, cast
 
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import Activation, Impl, masked_affine_norm
 from ..ops._fast import folded_conv2d, folds, is_plain
-from ._statistics import batch_statistics
+from ._statistics import SharesStatistics, batch_statistics
 
 
-class FusedSequential(nn.Sequential):
+class FusedSequential(SharesStatistics, nn.Sequential):
     r"""``nn.Sequential`` in which a batch norm and the activation behind it are one pass over the map.
 
     .. math:: y = f_k(\dots f_2(f_1(x)))
@@ -44,7 +43,6 @@ class FusedSequential(nn.Sequential):
     def __init__(self, *modules: Any, impl: Impl = "auto") -> None:
         super().__init__(*modules)
         self.impl: Impl = impl
-        self.process_group: dist.ProcessGroup | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         x, rest = input, list(self)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..ops import Impl
 from ..ops._fast import add_upsampled, scaled_conv2d
-from .affine_norm import SemanticAffineBN, affine_parameters
+from .conditional_norm import SemanticAffineBN, affine_parameters
 from .mask import MaskPredictor
 
 

@@ -18,15 +18,17 @@ from .._pretrained import JSONConfig, save_folder, saved_model
 from .._weights import fill
 from ..encoders import ConvImageEncoder, EncoderPair, InceptionImageEncoder, LSTMTextEncoder
 from ..layers import FusedSequential, SSAConv
-from ..layers.affine_norm import affine_parameters
+from ..layers.conditional_norm import affine_parameters
 from ..ops import Impl
 from ..ops._fast import fastest_layout, few_channels_conv2d, is_plain
+from ..ops._torch import exportable
 from ..vocabulary import Vocabulary
 from ._sizes import check_image_size
 from .discriminators import MatchingAwareDiscriminator
 from .sampling import evaluating, noise
 
 
+@exportable
 class SSAGeneratorOutput(NamedTuple):
     """What the generator returns.
 

@@ -47,7 +47,7 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
         and not own["_backward_pre_hooks"]
         and not own["_backward_hooks"]
         and _REPLACED.isdisjoint(own)
-        and kind.forward.__globals__["__name__"] == kind.__module__
+        and any(kind.forward.__globals__["__name__"] == base.__module__ for base in kind.__mro__)
         and not hooks_on_all_modules()
         and not transformed()
     )

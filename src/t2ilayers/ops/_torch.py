@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 import torch
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._pytree import _register_namedtuple
 
+_Output = TypeVar("_Output", bound=type)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 below_autograd: Any = torch._C._AutoDispatchBelowAutograd
@@ -20,7 +22,6 @@ below_autograd: Any = torch._C._AutoDispatchBelowAutograd
 
 _peek_interpreter_stack = torch._C._functorch.peek_interpreter_stack
 _is_tracing: Callable[[], bool] = torch._C._is_tracing
-
 
 ORDINARY = (torch.Tensor, torch.nn.Parameter, type(None))
 """Types without behaviour of their own, for arguments that may be None."""
@@ -59,6 +60,12 @@ def wanted(node: Any) -> bool:
         return bool(torch._C._will_engine_execute_node(node))
     except RuntimeError:  # torch refuses leaves that torch.autograd.grad was asked for
         return True
+
+
+def exportable(output: _Output) -> _Output:
+    """Let `torch.export.save` write programs that return this NamedTuple. There is no public way."""
+    _register_namedtuple(output, serialized_type_name=f"{output.__module__}.{output.__qualname__}")
+    return output
 
 
 def constant_result(function: _Function) -> _Function:

@@ -10,28 +10,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Batch
-from ..layers import FusedSequential, SemanticAffineBN
+from ..layers._statistics import SharesStatistics
 from ..ops.collectives import all_reduce_sum
 
 
 def synchronize_statistics(module: nn.Module, group: dist.ProcessGroup | None) -> None:
-    """Let every ``SemanticAffineBN`` and ``FusedSequential`` in ``module`` share batch statistics.
+    """Let every layer of :mod:`t2ilayers.layers` in ``module`` that has batch statistics share them.
 
-    Torch's own batch norms are left alone; ``nn.SyncBatchNorm`` is for those. Copy the module before, not after:
-    a process group cannot be copied.
+    Batch norms elsewhere are left alone; ``nn.SyncBatchNorm.convert_sync_batchnorm`` is for those, and converts
+    these, too. Copies of the module share with the same processes. Pickling it is an error; save its state dict.
 
     Args:
         module: in training mode, all ranks must call it, forward and backward, equally often.
         group: the ranks; None takes each process's own batch again.
 
     Example:
+        >>> from t2ilayers import SemanticAffineBN
         >>> norm = SemanticAffineBN(16, cond_dim=32)
         >>> synchronize_statistics(norm, None)
         >>> norm.process_group is None
         True
     """
     for part in module.modules():
-        if isinstance(part, SemanticAffineBN | FusedSequential):
+        if isinstance(part, SharesStatistics):
             part.process_group = group
 
 
