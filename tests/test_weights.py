@@ -110,6 +110,29 @@ def test_variances_below_zero_and_fractions_of_a_batch_are_refused(tmp_path):
     assert f"key {counter} must be of integers, got torch.float32" in text
 
 
+def test_a_model_that_was_saved_before_its_entries_had_their_names_still_loads(tmp_path):
+    model = tiny_model()
+    with torch.no_grad():
+        for name, value in model.generator.state_dict().items():
+            if name.endswith(("running_mean", "running_var")):
+                value.uniform_(0.5, 2)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    former = {
+        key.replace(".normalize.", "."): value for key, value in weights.items() if "normalize.num" not in key
+    }
+    assert former.keys() - weights.keys()
+    save_file(former, path)
+    again = SSAGAN.from_pretrained(tmp_path)
+    for key, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value)
+    plain = tiny_model()
+    plain.load_state_dict(former)
+    key = "generator.blocks.0.norm1.normalize.running_var"
+    assert torch.equal(plain.state_dict()[key], weights[key])
+
+
 def test_half_precision_is_a_smaller_file_and_no_other_kind(tmp_path):
     model = tiny_model()
     model.save_pretrained(tmp_path)

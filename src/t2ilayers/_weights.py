@@ -134,7 +134,7 @@ def fill(
 
 
 def _renamed(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    today = {}
+    today: dict[str, str] = {}
     for prefix, part in module.named_modules():
         start = f"{prefix}." if prefix else ""
         today |= {start + old: start + new for old, new in getattr(part, "former_keys", {}).items()}
