@@ -63,7 +63,7 @@ check: install
 
 # Compiles, links and loads the CUDA kernels for every listed architecture: needs nvcc, but no GPU.
 cuda-check: install
-	$(BIN)/python -m t2ilayers.doctor --cuda-check
+	$(BIN)/python tests/ops/cuda_check.py
 
 # The op's tests on kernels compiled with the address and undefined-behaviour sanitizers.
 sanitize: install

@@ -3,17 +3,26 @@
 python examples/app.py MODEL
 
 The page is app.html; Python's own server sends it, so that the browser is all that this needs besides `.[eval]`.
+It answers the host that it serves and pages of its own: no other page in the browser, and no name that somebody
+points at this machine, can draw or read anything.
 """
 
 from __future__ import annotations
 
+import openmp
+
 import base64
+import contextlib
 import io
+import ipaddress
 import json
+import re
 import signal
+import socket
 import sys
 import textwrap
 import threading
+import time
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +40,18 @@ from t2ilayers.training import keep_large_blocks
 PAGE = Path(__file__).with_suffix(".html")
 MOST_BYTES = 4 * 2**20  # of a request; painted masks for 256 px are 0.1 MB
 MOST_SEED = 2**63 - 1
+MOST_MESSAGE = 600  # characters
+HEADERS = {
+    "Cache-Control": "no-store",
+    # The page has its style and its script in it, and asks nobody but this server.
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src data:; script-src 'unsafe-inline';"
+    " style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
 FIELDS = {"caption", "seed", "truncation", "masks"}
 
 
@@ -73,6 +94,7 @@ class App(ThreadingHTTPServer):
         except OSError as error:
             raise OSError(f"cannot listen at {host}:{port}: {error.strerror}; try another --port") from error
         self.model = model
+        self.host = host.lower()
         self.one_at_a_time = threading.Lock()
         self.stages = [2**i for i in range(2, model.config.image_size.bit_length())]
 
@@ -80,6 +102,23 @@ class App(ThreadingHTTPServer):
     def address(self) -> str:
         """Where the page is."""
         return f"http://{self.server_address[0]!s}:{self.server_port}/"
+
+    def serves(self, host: str) -> bool:
+        """Whether a Host header names this server. The port may be that of a tunnel.
+
+        A name that a stranger points at this machine is not one of them. Where all addresses are listened at, any
+        address may be this machine's, but of names only its own.
+        """
+        found = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([^\s:@/?#\[\]]+))(?::[0-9]{1,5})?", host.lower())
+        name = found and (found[1] or found[2])
+        if not name:
+            return False
+        listens = ipaddress.ip_address(str(self.server_address[0]))
+        if name in (self.host, str(listens)):
+            return True
+        if name == "localhost":
+            return listens.is_loopback or listens.is_unspecified
+        return listens.is_unspecified and (name == socket.gethostname().lower() or _is_address(name))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Nothing where a browser left before its answer came; else a traceback."""
@@ -121,6 +160,14 @@ class App(ThreadingHTTPServer):
         ]
 
 
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 def read_mask(text: Any, side: int) -> Tensor:
     """Base64 of ``side²`` bytes to a mask ``(1, 1, side, side)`` in [0, 1]."""
     try:
@@ -141,52 +188,115 @@ def _short(value: Any) -> str:
     return textwrap.shorten(repr(value)[:200], 80)
 
 
+class Arriving(io.RawIOBase):
+    """What arrives at a socket within some seconds in all; TimeoutError after them."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        self.connection, self.until = connection, time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.connection.settimeout(left)
+        return self.connection.recv_into(buffer)
+
+
 class Handler(BaseHTTPRequestHandler):
     server: App
-    timeout = 60  # seconds for a request to arrive
+    seconds = 60.0  # for a whole request to arrive, and for its answer to be taken
+
+    def setup(self) -> None:
+        super().setup()
+        self.refused = False
+        self.rfile = io.BufferedReader(Arriving(self.connection, self.seconds))
+
+    def finish(self) -> None:
+        # Where a connection is closed on what was not read, the answer may be lost with it.
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            left = MOST_BYTES if self.refused else 0
+            while left > 0 and (part := self.rfile.read1(2**16)):
+                left -= len(part)
+        super().finish()
 
     def do_GET(self) -> None:
+        if not self.is_ours():
+            return
         if self.path == "/":
             self.answer(HTTPStatus.OK, "text/html; charset=utf-8", PAGE.read_bytes())
         elif self.path == "/model":
             self.answer_json(HTTPStatus.OK, self.server.describe())
         else:
-            self.refuse(HTTPStatus.NOT_FOUND, f"there is no {self.path}")
+            self.refuse(HTTPStatus.NOT_FOUND, f"there is no {_short(self.path)}")
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
+        if not self.is_ours():
+            return
         if self.path != "/picture":
-            self.refuse(HTTPStatus.NOT_FOUND, f"there is no {self.path}")
-        elif not length.isdecimal():
+            self.refuse(HTTPStatus.NOT_FOUND, f"there is no {_short(self.path)}")
+        elif not re.fullmatch("[0-9]+", length):
             self.refuse(HTTPStatus.LENGTH_REQUIRED, "a request must say its length")
-        elif int(length) > MOST_BYTES:
-            self.refuse(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request has at most {MOST_BYTES} bytes, got {length}"
-            )
+        elif len(digits := length.lstrip("0") or "0") > len(str(MOST_BYTES)) or int(digits) > MOST_BYTES:
+            message = f"a request must have at most {MOST_BYTES} bytes, got {_short(length)}"
+            self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
         else:
             try:
-                answer = self.server.draw(json.loads(self.rfile.read(int(length))))
+                answer = self.server.draw(json.loads(self.rfile.read(int(digits))))
+            except TimeoutError:
+                self.refuse(HTTPStatus.REQUEST_TIMEOUT, f"a request must arrive within {self.seconds:g} seconds")
             except (ValueError, OverflowError, RecursionError) as error:
                 self.refuse(HTTPStatus.BAD_REQUEST, str(error))
             else:
                 self.answer_json(HTTPStatus.OK, answer)
 
+    def is_ours(self) -> bool:
+        """Whether a request is to this server and from a page of its own; if not, it is refused."""
+        hosts, origins = (self.headers.get_all(name, []) for name in ("Host", "Origin"))
+        if len(hosts) != 1 or not self.server.serves(hosts[0]):
+            self.refuse(
+                HTTPStatus.FORBIDDEN,
+                f"Host must be that of {self.server.address}, got {_short(', '.join(hosts))}; "
+                "start app.py with the --host by which it is reached",
+            )
+            return False
+        if origins and [origin.partition("://")[2] for origin in origins] != hosts:
+            self.refuse(HTTPStatus.FORBIDDEN, f"Origin must be that of the page, got {_short(', '.join(origins))}")
+            return False
+        return True
+
     def refuse(self, status: HTTPStatus, message: str) -> None:
-        self.answer_json(status, {"error": message})
+        short = message if len(message) <= MOST_MESSAGE else f"{message[: MOST_MESSAGE - 3]}..."
+        self.refused = True
+        self.answer_json(status, {"error": short})
 
     def answer_json(self, status: HTTPStatus, value: dict[str, Any]) -> None:
         self.answer(status, "application/json", json.dumps(value).encode())
 
     def answer(self, status: HTTPStatus, kind: str, content: bytes) -> None:
+        self.connection.settimeout(self.seconds)
         self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("Cache-Control", "no-store")
+        for name, value in (HEADERS | {"Content-Type": kind, "Content-Length": str(len(content))}).items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Nothing: a stroke of the brush is dozens of requests."""
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Of the library: requests that are none, and methods that there are not."""
+        status = HTTPStatus(code)
+        self.request_version = self.protocol_version  # or what is no request would get no headers
+        self.refuse(status, message or status.phrase)
+
+    def version_string(self) -> str:
+        return "t2ilayers"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: a stroke of the brush is dozens of requests, and a browser opens connections in advance."""
 
 
 def serve(arguments: Arguments) -> None:

@@ -7,6 +7,8 @@ python examples/evaluate.py MODEL --data cub:data/birds --samples 29330 --protoc
 
 from __future__ import annotations
 
+import openmp
+
 import importlib.metadata
 import json
 import os

@@ -5,6 +5,8 @@ python examples/generate.py MODEL "a large red star on the left" "a small blue r
 
 from __future__ import annotations
 
+import openmp
+
 import re
 import sys
 import textwrap

@@ -10,6 +10,8 @@ encoders/: a folder as EncoderPair.from_pretrained reads it, with vocabulary, te
 Beside these lie text_encoder.pth and, of Inception, image_encoder.pth as they are published, for other projects.
 """
 
+import openmp
+
 import dataclasses
 import json
 import math

@@ -13,6 +13,8 @@ metrics.jsonl, TensorBoard's files and, at the end, model/, which examples/gener
 read.
 """
 
+import openmp
+
 import json
 import os
 import platform

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
@@ -24,25 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Show what native kernels need, what of it is here, and what tensors will use. "
         "Compiles nothing unless told to.",
     )
-    action = parser.add_mutually_exclusive_group()
-    action.add_argument(
+    parser.add_argument(
         "--build",
         action="store_true",
         help="compile now what is not built yet, for CPU and, if torch is built for CUDA, for CUDA; "
         "fail with the compiler's message",
     )
-    action.add_argument(
-        "--cuda-check",
-        action="store_true",
-        help="for developers: compile, link and load the CUDA library for all architectures, which needs nvcc "
-        "but no GPU, and see that it lacks no kernel",
-    )
     options = parser.parse_args(arguments)
     try:
-        if options.cuda_check:
-            for line in cuda_check():
-                print(line)
-            return 0
         if options.build:
             for device in ("cpu", "cuda") if torch.version.cuda else ("cpu",):
                 build.build(device)
@@ -61,6 +48,7 @@ def report() -> Iterator[tuple[str, str]]:
     yield "Python", platform.python_version()
     yield "platform", platform.platform()
     yield "C++ compiler", _answer(_compilers.find_compiler, "cpu")
+    yield "ninja", shutil.which("ninja") or "none; files are compiled one after the other"
     yield "CUDA compiler", _answer(_compilers.find_compiler, "cuda")
     gpus = range(torch.cuda.device_count() if build.no_device("cuda") is None else 0)
     yield "GPUs", ", ".join(torch.cuda.get_device_name(i) for i in gpus) or "none"
@@ -96,31 +84,6 @@ def _used(device: str) -> str:
     if reason := _native.why_not(device, torch.float32):
         return f"the reference: {reason}"
     return f"native kernels, {torch.ops.t2ilayers.cpu_capability()}" if device == "cpu" else "native kernels"
-
-
-def cuda_check() -> Iterator[str]:
-    """Lines on what was checked. RuntimeError at the first thing that is wrong."""
-    path = build.build("cuda", architectures=build.ARCHITECTURES)
-    yield f"compiled and linked: {path}"
-    if cuobjdump := shutil.which("cuobjdump"):
-        options = ("--list-elf", "--list-ptx")
-        listing = "".join(subprocess.check_output([cuobjdump, o, str(path)], text=True) for o in options)
-        found = sorted(set(re.findall(r"\.(sm_\d+\.(?:cubin|ptx))", listing)))
-        newest = max(build.ARCHITECTURES)
-        expected = sorted([*(f"sm_{a}.cubin" for a in build.ARCHITECTURES), f"sm_{newest}.ptx"])
-        if found != expected:
-            raise RuntimeError(f"the library should hold {expected}, got {found}")
-        yield f"holds: {' '.join(found)}"
-    if reason := build.why_not("cpu"):
-        raise RuntimeError(reason)
-    build.load_library(path)
-    kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    names = [n for n in torch._C._dispatch_get_all_op_names() if n.startswith("t2ilayers::") and kernel(n, "CPU")]
-    if lacking := [n for n in names if not kernel(n, "CUDA")]:
-        raise RuntimeError(f"these ops have a CPU kernel but no CUDA kernel: {lacking}")
-    yield f"loaded: {len(names)} ops have a CPU and a CUDA kernel"
-    if reason := build.no_device("cuda"):
-        yield f"not run: {reason}"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import io
 import json
 import os
 import re
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -149,6 +151,189 @@ def test_other_addresses_and_large_bodies_are_refused(app):
     assert ask(app, "POST", "/", "{}")[0] == 404
     assert ask(app, "POST", "/picture", headers={"Content-Length": "5000000"})[0] == 413
     assert ask(app, "POST", "/picture", headers={"Content-Length": "-1"})[0] == 411
+
+
+def talk(app, content):
+    """What the server says to these very bytes."""
+    with socket.create_connection(("127.0.0.1", app.server_port), timeout=60) as connection:
+        connection.sendall(content)
+        return b"".join(iter(lambda: connection.recv(2**16), b""))
+
+
+def parted(reply):
+    head, _, body = reply.partition(b"\r\n\r\n")
+    line, *fields = head.decode().split("\r\n")
+    return int(line.split()[1]), dict(field.split(": ", 1) for field in fields), body
+
+
+def post(host, *fields, body=None):
+    body = json.dumps(request()).encode() if body is None else body
+    lines = ["POST /picture HTTP/1.1", *host, f"Content-Length: {len(body)}", *fields]
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:{port}", "localhost:{port}", "LocalHost:{port}", "localhost:9000", "localhost"]
+)
+def test_it_answers_the_host_that_it_serves(app, host):
+    """By the port of a tunnel, too."""
+    host = host.format(port=app.server_port)
+    for origin in ([], [f"Origin: http://{host}"]):
+        assert parted(talk(app, post([f"Host: {host}"], *origin)))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example", "evil.example:{port}", "127.0.0.1.evil.example", "localhost.evil.example:{port}"),
+        *("127.0.0.2:{port}", "[::1]:{port}", "10.0.0.1", "0.0.0.0", "2130706433", "127.1", "localhost."),
+        *(
+            "",
+            ":{port}",
+            "localhost:",
+            "localhost:port",
+            "me@localhost",
+            "localhost/",
+            "local host",
+            "http://[::1]",
+        ),
+        *("localhost, localhost", "localhost\r\nHost: evil.example", "l\xf6calhost", "[", "]", "[::1"),
+        pytest.param("x" * 60_000, id="long"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/", "/model", "/picture"])
+def test_no_other_host_is_answered(app, host, path):
+    line = f"Host: {host.format(port=app.server_port)}"
+    asked = post([line]) if path == "/picture" else f"GET {path} HTTP/1.1\r\n{line}\r\n\r\n".encode("latin-1")
+    status, _, body = parted(talk(app, asked))
+    assert status == 403
+    assert "Host must be that of http://127.0.0.1:" in json.loads(body)["error"]
+
+
+def test_a_request_without_a_host_is_refused(app):
+    for version in ("1.0", "1.1"):
+        assert parted(talk(app, f"GET /model HTTP/{version}\r\n\r\n".encode()))[0] == 403
+    assert talk(app, b"GET /model\r\n\r\n").startswith(b'{"error"')  # as there were no headers yet
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *(
+            "http://evil.example",
+            "http://127.0.0.1",
+            "http://127.0.0.1:1",
+            "http://localhost:{port}",
+            "null",
+            "file://",
+        ),
+        *("", "http://", "127.0.0.1:{port}", "http://127.0.0.1:{port}/", "http://evil.example://127.0.0.1:{port}"),
+        *("http://[", "http://127.0.0.1:{port}\r\nOrigin: http://evil.example"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["text/plain", "application/json", "application/x-www-form-urlencoded"])
+def test_no_page_of_another_origin_is_answered(app, origin, kind):
+    fields = [f"Origin: {origin.format(port=app.server_port)}", f"Content-Type: {kind}"]
+    status, head, body = parted(talk(app, post([f"Host: 127.0.0.1:{app.server_port}"], *fields)))
+    assert status == 403
+    assert "Origin must be that of the page" in json.loads(body)["error"]
+    assert not [name for name in head if name.lower().startswith("access-control-")]
+
+
+@pytest.mark.parametrize(
+    ("host", "answered", "refused"),
+    [
+        (
+            "0.0.0.0",
+            ["127.0.0.1", "192.168.7.7:80", "[fe80::1]:80", "localhost", "{own}"],
+            ["evil.example", "{own}.x"],
+        ),
+        ("localhost", ["127.0.0.1", "localhost:80"], ["10.0.0.1", "evil.example"]),
+        ("127.0.0.2", ["127.0.0.2", "localhost"], ["127.0.0.1", "evil.example"]),
+    ],
+)
+def test_who_is_answered_follows_what_is_listened_at(app, model, host, answered, refused):
+    with type(app)(model, host) as other:
+        own = socket.gethostname()
+        assert [name for name in answered if not other.serves(name.format(own=own))] == []
+        assert [name for name in refused if other.serves(name.format(own=own))] == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        ("GET / HTTP/1.1", 200),
+        ("GET /model HTTP/1.1", 200),
+        ("GET /nothing HTTP/1.1", 404),
+        ("DELETE / HTTP/1.1", 501),
+        ("HEAD / HTTP/1.1", 501),
+        ("OPTIONS /picture HTTP/1.1", 501),
+        ("GET / HTTP/7", 400),
+        ("GET / HTTP/2.0", 505),
+        ("nonsense", 400),
+        ("GET /" + "a" * 60_000 + " HTTP/1.1", 404),
+        ("GET /" + "a" * 70_000 + " HTTP/1.1", 414),
+        ("B" * 60_000 + " / HTTP/1.1", 501),
+        ("a " * 30_000, 400),
+        ("GET / HTTP/1.1\r\nX: " + "a" * 70_000, 431),
+        ("GET / HTTP/1.1" + "\r\nX: a" * 200, 431),
+        ("POST /picture HTTP/1.1", 411),
+        ("POST /picture HTTP/1.1\r\nContent-Length: 1" + "0" * 6000, 413),
+        ("POST /picture HTTP/1.1\r\nContent-Length: " + "0" * 6000 + "2", 400),
+        ("POST /picture HTTP/1.1\r\nContent-Length: " + "x" * 6000, 411),
+        ("POST /picture HTTP/1.1\r\nContent-Length: \xb2", 411),
+        ("POST /picture HTTP/1.1\r\nContent-Length: +2", 411),
+        ("POST /picture HTTP/1.1\r\nTransfer-Encoding: chunked", 411),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_every_answer_is_small_and_has_the_usual_headers(app, capfd, asked, status):
+    reply = talk(app, f"{asked}\r\nHost: localhost\r\n\r\n{{}}".encode("latin-1"))
+    found, head, body = parted(reply)
+    assert found == status
+    assert int(head["Content-Length"]) == len(body) or asked.startswith("HEAD")
+    assert head["X-Content-Type-Options"] == "nosniff"
+    assert "frame-ancestors 'none'" in head["Content-Security-Policy"]
+    assert head["X-Frame-Options"] == "DENY"
+    assert head["Server"] == "t2ilayers"  # and not which Python
+    if status != 200:
+        assert len(reply) < 2000
+        assert not body or json.loads(body)["error"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_long_mistake_is_quoted_in_part(app):
+    for changes in ({"caption": "xyz" * 1_000_000}, {"caption": "x " * 1_000_000}, {"sead" * 500_000: 1}):
+        status, _, body = parted(
+            talk(app, post(["Host: localhost"], body=json.dumps(request(**changes)).encode()))
+        )
+        assert status == 400
+        assert len(body) < 2000
+
+
+def dribble(app, first, rest):
+    """What the server says to one who sends the rest by the byte, more slowly than it will wait for."""
+    with socket.create_connection(("127.0.0.1", app.server_port), timeout=60) as connection:
+        connection.sendall(first)
+        for byte in rest:
+            if select.select([connection], [], [], 0.05)[0]:
+                break
+            connection.sendall(bytes([byte]))
+        else:
+            raise AssertionError("the server waited for all of it")
+        return b"".join(iter(lambda: connection.recv(2**16), b""))
+
+
+def test_a_request_that_dribbles_in_is_given_up(app, monkeypatch, capfd):
+    monkeypatch.setattr(app.RequestHandlerClass, "seconds", 0.4)
+    status, _, body = parted(dribble(app, post(["Host: localhost"], body=b"{" + b" " * 999)[:-999], b" " * 999))
+    assert status == 408
+    assert "must arrive within 0.4 seconds" in json.loads(body)["error"]
+    # Of what is no request yet nothing is said; neither here nor on the terminal.
+    assert dribble(app, b"GET / HTTP/1.1\r\nX: ", b"a" * 999) == b""
+    assert dribble(app, b"GE", b"T" * 999) == b""
+    assert talk(app, b"") == b""
+    assert capfd.readouterr() == ("", "")
 
 
 def test_one_picture_is_drawn_at_a_time(app, model):

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -356,13 +357,15 @@ def test_an_architecture_that_nvcc_does_not_know_is_refused(tiny):
 
 @nvcc
 def test_the_cuda_check_loads_the_library_and_misses_kernels(ops):
-    code = """
+    code = f"""
+sys.path.append({str(Path(__file__).parent)!r})
+import cuda_check
 build.ARCHITECTURES = (90,)
-print(doctor.main(["--cuda-check"]), flush=True)
+print(cuda_check.main(), flush=True)
 lone = torch.library.Library("t2ilayers", "FRAGMENT")
 lone.define("lone(Tensor x) -> Tensor")
 lone.impl("lone", torch.neg, "CPU")
-sys.exit(doctor.main(["--cuda-check"]))
+sys.exit(cuda_check.main())
 """
     status, out, err = ops.run(code)
     assert "loaded: 1 ops have a CPU and a CUDA kernel\n" in out, err
