@@ -18,8 +18,6 @@ from typing import Any
 
 import torch
 
-from t2ilayers._files import written_whole
-
 # On a machine that is lent for one command, what lies under $OUT comes back.
 RESULTS = Path(os.environ.get("OUT") or Path(__file__).parent / "results")
 
@@ -148,6 +146,7 @@ def write(name: str, record: Mapping[str, Any]) -> Path:
     """``record`` as JSON under ``$OUT`` if that is set, else under ``benchmarks/results``."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=1) + "\n")
+    temporary.replace(path)
     return path

@@ -14,7 +14,7 @@ def norm(
     """y and the gradients by x, gamma, beta and mask (None without one) of <dy, y>.
 
     Options are those of the native ops: ``groups`` 0 for the statistics of a batch, n for those of n groups of a
-    sample's channels, -1 for none; ``given`` is (mean, var) instead.
+    sample's channels, -1 for none; ``given`` is (mean, var) instead, of (C,) or (N, C).
     """
     dy, x, gamma, beta = (float64(t) for t in (dy, x, gamma, beta))
     wide = x.repeat(upsample, 2).repeat(upsample, 3)
@@ -22,7 +22,7 @@ def norm(
     m = np.ones((1, 1, h, w)) if mask is None else float64(mask)
     g, b = over_pixels(gamma), over_pixels(beta)
     if given is not None:
-        mean, var = (float64(t)[:, None, None] for t in given)
+        mean, var = (over_pixels(float64(t)) for t in given)
         rstd = 1 / np.sqrt(var + eps)
         xhat = (wide - mean) * rstd
     elif groups < 0:

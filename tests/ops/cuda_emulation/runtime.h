@@ -167,6 +167,9 @@ T __ldg(const T* from) {
   emulation::failure = "a load from outside the buffers";
   return T{};
 }
+inline float __frcp_rn(float value) { return 1 / value; }
+inline float __fsqrt_rn(float value) { return sqrt(value); }
+inline float __fdividef(float a, float b) { return a / b; }
 inline uint32_t __float_as_uint(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, 4);

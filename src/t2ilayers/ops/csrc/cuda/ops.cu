@@ -2,30 +2,16 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 
+#include "runtime.cuh"
+
 #include "../entry.h"
+#include "calls.cuh"
+#include "finish.cuh"
+
+#include <algorithm>
 
 // Only a torch built for CUDA has it; weak, so that the library can be loaded, if not used, with any.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void**);
-
-namespace t2ilayers {
-namespace gpu {
-
-using Stream = cudaStream_t;
-
-template <class... P, class... A>
-void launch(Stream stream, void (*kernel)(P...), int64_t blocks, int threads, A... arguments) {
-  if (blocks == 0) return;
-  STD_TORCH_CHECK(blocks < int64_t(1) << 31, "this map is too large for one launch: it takes ", blocks, " blocks");
-  kernel<<<unsigned(blocks), threads, 0, stream>>>(arguments...);
-  // Torch's own check is of a function that a torch built without CUDA lacks.
-  const cudaError_t error = cudaGetLastError();
-  STD_TORCH_CHECK(error == cudaSuccess, "CUDA error at a launch of t2ilayers: ", cudaGetErrorString(error));
-}
-
-}  // namespace gpu
-}  // namespace t2ilayers
-
-#include "launch.cuh"
 
 namespace t2ilayers {
 namespace {
@@ -33,44 +19,54 @@ namespace {
 struct Cuda {
   static const char* lacks(const Problem& p) {
     if (p.dtype == DType::f64) return "float64; impl='reference' has it";
-    if (p.gamma_dtype != DType::f32 || p.beta_dtype != DType::f32 || p.mask_dtype != DType::f32)
-      return "gamma, beta and mask of other dtypes than float32";
-    if (!p.normalized()) return "stats of none";
-    if (p.maps) return "gamma and beta that are maps";
-    if (p.absolute) return "the absolute scale";
-    if (p.activation == Activation::silu) return "silu";
+    if (p.maps && (p.gamma_dtype != p.dtype || p.beta_dtype != p.dtype))
+      return "gamma and beta that are maps of another dtype than x's";
     return nullptr;
   }
 
+  // Enough for any call.
   static int64_t scratch_bytes(const Problem& p) {
     STD_TORCH_CHECK(p.out_pixels() <= int64_t(1) << 30 && p.c <= int64_t(1) << 30,
                     "on CUDA a channel of the output has at most 2^30 pixels, got ", p.out_pixels());
-    return gpu::scratch_bytes(p);
+    return gpu::typed(p, [&](auto calls) {
+      int64_t most = 0;
+      for (const uintptr_t address : {0, 1}) {  // aligned or not
+        const void* any = reinterpret_cast<const void*>(address);
+        Backward b{};
+        b.x = any, b.reduce = true, b.dmask = p.maps ? nullptr : &b;
+        ChainBackward chain{};
+        chain.x = any, chain.pairs = kMostPairs, chain.dgamma = &chain;
+        most = std::max({most, p.normalized() ? calls.scratch_bytes(p, any) : 0, calls.scratch_bytes(p, b),
+                         calls.scratch_bytes(p, chain)});
+      }
+      return most;
+    });
   }
-
-  static void chain(const Problem&, const Chain&, void*, int) {}
-  static void chain_backward(const Problem&, const ChainBackward&, void*, int) {}
 
   static void statistics(const Problem& p, const void* x, double* mean, double* var, void* scratch, int device) {
-    const torch::stable::accelerator::DeviceGuard guard(device);
-    gpu::statistics(p, x, mean, var, scratch, stream(device));
+    run(p, device, [&](auto calls, auto stream) { calls.statistics(p, x, {mean, var, {}}, scratch, stream); });
   }
   static void forward(const Problem& p, const Forward& f, void* scratch, int device) {
-    STD_TORCH_CHECK(!f.running.mean, "these native kernels do not update running statistics");
-    const torch::stable::accelerator::DeviceGuard guard(device);
-    gpu::forward(p, f, scratch, stream(device));
+    run(p, device, [&](auto calls, auto stream) { calls.forward(p, f, scratch, stream); });
   }
   static void backward(const Problem& p, const Backward& b, void* scratch, int device) {
-    const torch::stable::accelerator::DeviceGuard guard(device);
-    gpu::backward(p, b, scratch, stream(device));
+    run(p, device, [&](auto calls, auto stream) { calls.backward(p, b, scratch, stream); });
+  }
+  static void chain(const Problem& p, const Chain& a, void*, int device) {
+    run(p, device, [&](auto calls, auto stream) { calls.chain(p, a, stream); });
+  }
+  static void chain_backward(const Problem& p, const ChainBackward& a, void* scratch, int device) {
+    run(p, device, [&](auto calls, auto stream) { calls.chain(p, a, scratch, stream); });
   }
 
  private:
-  static cudaStream_t stream(int device) {
-    void* current = nullptr;
+  template <class Call>
+  static void run(const Problem& p, int device, Call call) {
+    const torch::stable::accelerator::DeviceGuard guard(device);
+    void* stream = nullptr;
     STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr, "this torch is built without CUDA");
-    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &current) == 0, "no current CUDA stream");
-    return static_cast<cudaStream_t>(current);
+    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &stream) == 0, "no current CUDA stream");
+    gpu::typed(p, [&](auto calls) { call(calls, static_cast<cudaStream_t>(stream)); });
   }
 };
 

@@ -1,0 +1,5 @@
+#include "runtime.cuh"
+
+#include "launch.cuh"
+
+template struct t2ilayers::gpu::Calls<float>;
