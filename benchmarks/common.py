@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from t2ilayers._files import written_whole
+
 # On a machine that is lent for one command, what lies under $OUT comes back.
 RESULTS = Path(os.environ.get("OUT") or Path(__file__).parent / "results")
 
@@ -146,7 +148,6 @@ def write(name: str, record: Mapping[str, Any]) -> Path:
     """``record`` as JSON under ``$OUT`` if that is set, else under ``benchmarks/results``."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
     return path

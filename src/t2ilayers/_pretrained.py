@@ -11,12 +11,11 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from ._files import read_regular, shown, some, written_whole
-from ._weights import read_safetensors
+from ._weights import read_safetensors, write_safetensors
 from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -114,8 +113,7 @@ def save_folder(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary.save(folder / VOCABULARY)
-    with written_whole(folder / WEIGHTS) as path:
-        save_file({key: value.contiguous() for key, value in module.state_dict().items()}, path)
+    write_safetensors(module.state_dict(), folder / WEIGHTS)
     with written_whole(folder / CONFIG) as path:
         path.write_text(config.to_json())
 

@@ -10,10 +10,10 @@ from typing import IO, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ._files import open_regular, some
+from ._files import open_regular, some, written_whole
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -32,6 +32,19 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise ValueError(f"{os.fspath(path)} is no whole safetensors file: {_reason(error)}") from error
+
+
+def write_safetensors(weights: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Write tensors as a safetensors file, whole or not at all.
+
+    Raises:
+        OSError: the disk's own error.
+    """
+    try:
+        with written_whole(path) as temporary:
+            save_file({key: value.contiguous() for key, value in weights.items()}, temporary)
+    except SafetensorError as error:
+        raise OSError(f"{os.fspath(path)} could not be written: {error!s:.300}") from error
 
 
 def read_torch(path: str | os.PathLike[str], file: IO[bytes] | None = None) -> object:
@@ -55,8 +68,6 @@ def read_torch(path: str | os.PathLike[str], file: IO[bytes] | None = None) -> o
                 raise ValueError(f"its entries claim {claimed} bytes, the file has {size}")
         file.seek(0)
         return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # in a file that is none, torch's reader may fail anywhere
         raise ValueError(f"{os.fspath(path)} is no checkpoint of plain tensors: {_reason(error)}") from error
 
@@ -90,7 +101,8 @@ def fill(
 
     Args:
         module: made within ``with torch.device("meta")``.
-        weights: a tensor for each of its keys. Batch counters may be missing.
+        weights: a tensor for each of its keys. Batch counters may be missing. A part of the module may have an
+            attribute ``former_keys``, from names that its entries had before to those of today.
         names: the module's keys by those of ``weights``, if they differ.
         unused: keys, and their shapes, that ``weights`` may have besides.
 
@@ -99,6 +111,7 @@ def fill(
             message names the first ten.
     """
     own = module.state_dict()
+    weights = _renamed(module, weights) if names is None else weights
     names = {key: key for key in own} if names is None else names
     expected = {key: own[name] for key, name in names.items()}
     shapes = {key: tuple(value.shape) for key, value in expected.items()} | dict(unused or {})
@@ -118,6 +131,14 @@ def fill(
         copies[names[key]] = value.detach().to("cpu", target.dtype, copy=True).contiguous()
     module.load_state_dict(copies, assign=True)
     return module.eval()
+
+
+def _renamed(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    today: dict[str, str] = {}
+    for prefix, part in module.named_modules():
+        start = f"{prefix}." if prefix else ""
+        today |= {start + old: start + new for old, new in getattr(part, "former_keys", {}).items()}
+    return {today.get(key, key): value for key, value in weights.items()}
 
 
 def _raise_if_any(problems: Collection[str]) -> None:

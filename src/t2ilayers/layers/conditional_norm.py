@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -202,6 +202,9 @@ class SemanticAffineBN(ConditionalNorm2d):
         torch.Size([4, 16, 16, 16])
     """
 
+    # Names of entries in files from before the statistics moved into ``normalize``.
+    former_keys: ClassVar = {name: f"normalize.{name}" for name in ("running_mean", "running_var")}
+
     def __init__(
         self,
         num_features: int,
@@ -228,14 +231,13 @@ class SemanticAffineBN(ConditionalNorm2d):
             device=device,
             dtype=dtype,
         )
-        self.register_load_state_dict_pre_hook(_statistics_of_its_own)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_take_former_keys)  # type: ignore[no-untyped-call]
 
 
-def _statistics_of_its_own(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Take running statistics that were saved before they moved into ``normalize``."""
-    for name in ("running_mean", "running_var"):
-        if prefix + name in state:
-            state[f"{prefix}normalize.{name}"] = state.pop(prefix + name)
+def _take_former_keys(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for old, new in SemanticAffineBN.former_keys.items():
+        if prefix + old in state:
+            state[prefix + new] = state.pop(prefix + old)
 
 
 def affine_parameters(norms: Sequence[ConditionalNorm2d], cond: Tensor) -> list[tuple[Tensor, Tensor] | None]:

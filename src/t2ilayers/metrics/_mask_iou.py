@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ._finite import check_finite
+
 _LEVEL = 1e-6  # a pixel this little above the mean is at the mean: interpolation rounds
 
 
@@ -30,7 +32,7 @@ def mask_iou(mask: Tensor, foreground: Tensor) -> Tensor:
         ``(N,)`` float32 in [0, 1].
 
     Raises:
-        ValueError: shapes that do not fit, or a foreground that is not bool.
+        ValueError: shapes that do not fit, a mask that is not finite, or a foreground that is not bool.
 
     Source: this library's own; the masks are those of arXiv 2104.00567.
 
@@ -96,7 +98,7 @@ def stage_ious(masks: Sequence[Tensor], foreground: Tensor) -> StageIoUs:
         picture that is foreground. A stage that does not beat it has found nothing.
 
     Raises:
-        ValueError: no masks, shapes that do not fit, or a foreground that is not bool.
+        ValueError: no masks, shapes that do not fit, masks that are not finite, or a foreground that is not bool.
 
     Source: see :func:`mask_iou`.
 
@@ -127,6 +129,7 @@ def _binarise(mask: Tensor, foreground: Tensor) -> Tensor:
         raise ValueError(
             f"mask must be (N, 1, s, s) with one a foreground, N = {len(foreground)}, got {tuple(mask.shape)}"
         )
+    check_finite("mask", mask)
     mask = mask.detach().float()
     mask = F.interpolate(mask, size=foreground.shape[-2:], mode="bilinear", align_corners=True)
     return mask > mask.mean((2, 3), keepdim=True) + _LEVEL

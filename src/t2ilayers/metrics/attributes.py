@@ -21,6 +21,7 @@ from ..data import (
     SceneAttributes,
     named_attributes,
 )
+from ._finite import check_finite
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "colour": COLOURS,
@@ -79,7 +80,8 @@ class AttributeClassifier(nn.Module):
         ``images (N, 3, S, S)`` in [-1, 1] to :class:`AttributeLogits`.
 
     Raises:
-        ValueError: a size that is no power of two, or pictures of another size.
+        ValueError: a size that is no power of two, or pictures of another size; pictures to be judged that are
+            not finite.
 
     Source: this library's own.
 
@@ -153,6 +155,7 @@ class AttributeClassifier(nn.Module):
         return torch.cat([(self(part).foreground > 0).cpu() for part in self._parts(images)])
 
     def _parts(self, images: Tensor) -> Iterable[Tensor]:
+        check_finite("images", images)
         device = self.from_image.weight.device
         return (part.to(device) for part in torch.split(images, _PICTURES_AT_ONCE))
 
@@ -230,7 +233,7 @@ def attribute_accuracy(
         Accuracies in [0, 1], in the order of ``ATTRIBUTES``. ``ATTRIBUTE_CHANCE`` is what a guess scores.
 
     Raises:
-        ValueError: another number of captions than pictures, or pictures of another size.
+        ValueError: another number of captions than pictures, or pictures of another size or not finite.
 
     Source: this library's own.
 

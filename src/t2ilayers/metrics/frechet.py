@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import Self
+
+from .._files import open_regular, written_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +39,11 @@ class GaussianStatistics:
 
         Example: see :meth:`load`.
         """
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         entries = {"mu": self.mu.numpy(), "sigma": self.sigma.numpy(), "label": np.array(self.label)}
         if self.count is not None:
             entries["count"] = np.array(self.count)
-        with temporary.open("wb") as file:
+        with written_whole(path) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **entries)
-        temporary.replace(target)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -64,14 +61,16 @@ class GaussianStatistics:
             10
         """
         try:
-            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as entries:
+            with open_regular(path) as file, np.load(file, allow_pickle=False) as entries:
                 mu, sigma = (torch.from_numpy(np.asarray(entries[name], np.float64)) for name in ("mu", "sigma"))
                 count = int(entries["count"]) if "count" in entries else None
                 label = str(entries["label"]) if "label" in entries else ""
             _check(mu, sigma)
-        except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        except OSError:
+            raise
+        except Exception as error:  # in a file that is none, numpy's reader may fail anywhere
             raise ValueError(
-                f"{os.fspath(path)} holds no statistics (an npz file with mu and sigma): {error}"
+                f"{os.fspath(path)} holds no statistics (an npz file with mu and sigma): {error!s:.500}"
             ) from error
         return cls(mu, sigma, count, label)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..encoders.inception_weights import InceptionKind
+from ._finite import check_finite
 
 SIDE = 299  # px, of what Inception sees
 
@@ -52,12 +53,13 @@ class Protocol:
         """Pictures ``(N, 3, H, W)`` in [-1, 1] as the network takes them, ``(N, 3, 299, 299)`` float32.
 
         Raises:
-            ValueError: another shape.
+            ValueError: another shape, or pictures that are not finite.
 
         Example: see :class:`Protocol`.
         """
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be (N, 3, H, W), got {tuple(images.shape)}")
+        check_finite("images", images)
         pixels = (images.float() + 1) * 127.5
         if self.quantize:
             pixels = pixels.round().clamp(0, 255)

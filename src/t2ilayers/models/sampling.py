@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,11 +11,16 @@ from torch import Tensor, nn
 
 
 def noise(n: int, z_dim: int, seed: int | None, truncation: float | None) -> Tensor:
+    """Noise ``(n, z_dim)`` of N(0, 1), cut to [-truncation, truncation] if that is given, drawn on the CPU.
+
+    Raises:
+        ValueError: a truncation that is not positive.
+    """
     random = torch.Generator()
     if seed is None:
         random.seed()
     else:
-        random.manual_seed(seed)
+        random.manual_seed(operator.index(seed))  # numpy's integers too
     if truncation is None:
         return torch.randn(n, z_dim, generator=random)
     if not truncation > 0:
