@@ -4,11 +4,12 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_native_op import SHAPES, TOLERANCE, problem, run, truth, worst
 
 from t2ilayers import SSAGAN, SSAGANConfig
 from t2ilayers.data import BatchDataset, CaptionedShapes
-from t2ilayers.ops import masked_affine_norm
+from t2ilayers.ops import affine_chain, masked_affine_norm
 from t2ilayers.training import SSAGANStep, StepConfig
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -50,10 +51,58 @@ def test_native_values_and_gradients_agree_with_float64(shape, last, dtype):
         assert max(errors) < TOLERANCE[dtype], (upsample, stats, slope, errors)
 
 
-def values_and_gradients(dy, inputs, **options):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("form", ["masked", "own dtypes", "maps", "chain"])
+@pytest.mark.parametrize("shape", [(3, 5, 3, 7), (4, 130, 16, 16)], ids=str)
+def test_every_form_agrees_with_float64(shape, form, last, dtype):
+    pairs = 2, *shape[:2]
+    for upsample, activation in itertools.product((1, 2), ("none", "relu", "leaky_relu", "silu")):
+        dy, x, gamma, beta, mask = problem(*shape, upsample=upsample, dtype=dtype, last=last)
+        inputs = [x, gamma, beta, mask]
+        if form == "own dtypes":
+            inputs[1:] = gamma.half(), beta.bfloat16(), mask.to(dtype)
+        elif form == "maps":
+            inputs[1:] = (torch.randn(dy.shape).to(dtype).contiguous(memory_format=layout(last)) for _ in range(2))
+        elif form == "chain":
+            inputs[1:] = torch.randn(pairs), torch.randn(pairs)
+        calls = [dict(stats=s, scale=a) for s in ("batch", "none") for a in ("residual", "absolute")]
+        for options in [{}] if form == "chain" else calls:
+            options |= dict(activation=activation, upsample=upsample)
+            function = chain if form == "chain" else masked_affine_norm
+            dy_there, *there = (t.cuda() for t in (dy, *inputs))
+            exact = [t.double() for t in there]
+            truth = values_and_gradients(dy_there.double(), exact, function, impl="reference", **options)
+            results = values_and_gradients(dy_there, there, function, impl="native", **options)
+            errors = [float((r.double() - t).norm() / t.norm()) for r, t in zip(results, truth, strict=True)]
+            assert max(errors) < max(TOLERANCE[dtype], TOLERANCE[there[1].dtype]), (options, errors)
+
+
+def chain(x, gammas, betas, **options):
+    return affine_chain(x, gammas.unbind(), betas.unbind(), **options)
+
+
+def layout(last):
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def values_and_gradients(dy, inputs, function=masked_affine_norm, **options):
     leaves = [t.detach().requires_grad_() for t in inputs]
-    y = masked_affine_norm(*leaves, **options)
+    y = function(*leaves, **options)
     return y.detach(), *torch.autograd.grad(y, leaves, dy)
+
+
+def test_running_statistics_are_those_of_the_reference():
+    _, x, gamma, beta, mask = (t.cuda() for t in problem(4, 24, 9, 7, dtype=torch.float32))
+    for upsample, dtype in itertools.product((1, 2), (torch.float32, torch.float64, torch.bfloat16)):
+        pairs = []
+        for impl in ("native", "reference"):
+            running = torch.zeros(24, device="cuda", dtype=dtype), torch.ones(24, device="cuda", dtype=dtype)
+            options = dict(running_mean=running[0], running_var=running[1], upsample=upsample, impl=impl)
+            masked_affine_norm(x, gamma, beta, F.interpolate(mask, scale_factor=upsample), **options)
+            pairs.append(running)
+        for native, reference in zip(*pairs, strict=True):
+            torch.testing.assert_close(native, reference)
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
