@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from t2ilayers import SSAGAN, SSAGANConfig
 from t2ilayers.data import CaptionedShapes
@@ -86,6 +87,18 @@ def test_generate_refuses_in_one_line(model, tmp_path):
     weights = damaged / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     refused(run("generate", damaged, "a star"), "damaged is not a complete model")
+
+
+def test_a_model_that_diverged_is_drawn_and_measured_by_nobody(model, tmp_path):
+    diverged = shutil.copytree(model, tmp_path / "diverged")
+    weights = load_file(diverged / "model.safetensors")
+    save_file(
+        weights | {"generator.fc.bias": weights["generator.fc.bias"] * np.nan}, diverged / "model.safetensors"
+    )
+    said = ("diverged is not a complete model", "key generator.fc.bias must be finite")
+    refused(run("generate", diverged, "a star", "--out", tmp_path / "out"), *said)
+    refused(run("evaluate", diverged, "--data", "shapes", "--out", tmp_path / "r.json"), *said)
+    assert [path.name for path in tmp_path.iterdir()] == ["diverged"]
 
 
 def test_evaluate_shapes(model, tmp_path):

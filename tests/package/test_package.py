@@ -103,7 +103,10 @@ PUBLIC = {
         "ConvImageEncoder EmptyCaptionError EncoderPair ImageFeatures InceptionImageEncoder LSTMTextEncoder "
         "TextFeatures UnknownWordError Vocabulary tokenize"
     ),
-    "t2ilayers.models": "MatchingAwareDiscriminator SSAGAN SSAGANConfig SSAGenerator SSAGeneratorOutput",
+    "t2ilayers.models": (
+        "DFBlock DFGenerator GeneratorOutput MatchingAwareDiscriminator SSAGAN SSAGANConfig SSAGenerator "
+        "SSAGeneratorOutput"
+    ),
     "t2ilayers.losses": (
         "DAMSMLoss HingeLoss damsm_loss gradient_penalty hinge_discriminator_loss hinge_generator_loss "
         "matching_aware_gradient_penalty mismatched_pairs"

@@ -1,4 +1,4 @@
-"""Published SSA-GAN and DAMSM checkpoints, in and out.
+"""Published SSA-GAN, DF-GAN and DAMSM checkpoints, in and out.
 
 The published files are ``netG_E.pth``, ``netD_E.pth``, ``text_encoderE.pth`` and ``image_encoderE.pth``. Each
 loader takes a path or a state dict, with or without the ``module.`` prefix of a data-parallel wrapper, infers
@@ -12,6 +12,7 @@ the published code never calls.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -21,22 +22,27 @@ from torch import Tensor, nn
 from .._files import some
 from .._weights import fill, read_torch, state_dict
 from ..encoders import InceptionImageEncoder, LSTMTextEncoder
-from ..layers import DownBlock
-from ..models import MatchingAwareDiscriminator, SSAGenerator
+from ..models import DFGenerator, MatchingAwareDiscriminator, SSAGenerator
+from ._published import keys, unused
 
 __all__ = ["export", "load_discriminator", "load_generator", "load_image_encoder", "load_text_encoder"]
 
 Source = str | os.PathLike[str] | Mapping[str, Tensor]
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
+_BLOCK = re.compile(r"(?:block|GBlocks\.|netD\.DBlocks\.)(\w+)\.")
 _MOST_BLOCKS = 10  # pictures of 2048 px
 
 
-def load_generator(source: Source) -> SSAGenerator:
-    """An :class:`~t2ilayers.SSAGenerator` with published weights (``netG_E.pth``), in evaluation mode.
+def load_generator(source: Source) -> SSAGenerator | DFGenerator:
+    """A generator with published weights, in evaluation mode; whose it is, its keys tell.
+
+    SSA-GAN's ``netG_E.pth`` becomes an :class:`~t2ilayers.SSAGenerator`; DF-GAN's ``netG_E.pth`` of 2020 and
+    ``state_epoch_E.pth`` of 2022 become a :class:`~t2ilayers.models.DFGenerator`.
 
     Args:
-        source: a path, or a state dict such as ``fc.weight (128*ngf, z_dim)``.
+        source: a path, or a state dict such as ``fc.weight (128*ngf, z_dim)``, alone or as ``{"model": {"netG":
+            state}}``.
 
     Raises:
         ValueError: an unknown, missing or misshapen key, or a file that is no state dict of tensors.
@@ -49,21 +55,32 @@ def load_generator(source: Source) -> SSAGenerator:
         32
     """
 
-    def build(state: Mapping[str, Tensor]) -> SSAGenerator:
+    def build(state: Mapping[str, Tensor]) -> SSAGenerator | DFGenerator:
         fc = _need(state, "fc.weight", 2)
-        mask = _need(state, "conv_mask.0.weight", 4)
+        ngf, z_dim = fc.shape[0] // 128, fc.shape[1]
+        if any(key.startswith("GBlocks.") for key in state):
+            mlp = _need(state, "GBlocks.0.fuse1.affine0.fc_gamma.linear1.weight", 2)
+            return DFGenerator(4 * 2 ** _blocks(state), ngf, z_dim, mlp.shape[1] - z_dim)
         mlp = _need(state, "block0.affine0.fc_gamma.linear1.weight", 2)
         size = 4 * 2 ** (_blocks(state) - 1)
-        return SSAGenerator(size, fc.shape[0] // 128, fc.shape[1], mlp.shape[1], mask_channels=mask.shape[0])
+        if "block0.affine1.fc_gamma.linear1.weight" in state:
+            return DFGenerator(size, ngf, z_dim, mlp.shape[1], version="2020")
+        mask = _need(state, "conv_mask.0.weight", 4)
+        return SSAGenerator(size, ngf, z_dim, mlp.shape[1], mask_channels=mask.shape[0])
 
-    return _load(source, build)
+    return _load(source, build, "netG")
 
 
-def load_discriminator(source: Source) -> MatchingAwareDiscriminator:
-    """A :class:`~t2ilayers.MatchingAwareDiscriminator` with published weights (``netD_E.pth``), eval mode.
+def load_discriminator(source: Source, head: Source | None = None) -> MatchingAwareDiscriminator:
+    """A :class:`~t2ilayers.MatchingAwareDiscriminator` with published weights, in evaluation mode.
+
+    SSA-GAN's, RAT-GAN's and DF-GAN's of 2020 are in one file, ``netD_E.pth``. DF-GAN's code of 2022 has two
+    networks, ``netD`` and ``netC``, both in ``state_epoch_E.pth``.
 
     Args:
-        source: a path, or a state dict such as ``conv_img.weight (ndf, 3, 3, 3)``.
+        source: a path, or a state dict such as ``conv_img.weight (ndf, 3, 3, 3)``, alone, as ``{"model": {"netD":
+            state, "netC": state}}``, or as :func:`export` gives it.
+        head: the second network, if ``source`` is the first alone.
 
     Raises:
         ValueError, FileNotFoundError: as :func:`load_generator`.
@@ -74,11 +91,17 @@ def load_discriminator(source: Source) -> MatchingAwareDiscriminator:
     """
 
     def build(state: Mapping[str, Tensor]) -> MatchingAwareDiscriminator:
-        blocks, ndf = _blocks(state), _need(state, "conv_img.weight", 4).shape[0]
-        joint = _need(state, "COND_DNET.joint_conv.0.weight", 4)
-        return MatchingAwareDiscriminator(4 * 2**blocks, ndf, joint.shape[1] - ndf * min(16, 2**blocks))
+        of_2022 = any(key.startswith("netD.") for key in state)
+        trunk, joint = ("netD.", "netC.") if of_2022 else ("", "COND_DNET.")
+        if "DBlocks.0.gamma" in state:
+            raise ValueError("DF-GAN's code of 2022 has a second network, netC; give its state dict as head")
+        blocks, most = _blocks(state), 8 if of_2022 else 16
+        ndf = _need(state, f"{trunk}conv_img.weight", 4).shape[0]
+        channels = _need(state, f"{joint}joint_conv.0.weight", 4).shape[1]
+        cond_dim = channels - ndf * min(most, 2**blocks)
+        return MatchingAwareDiscriminator(4 * 2**blocks, ndf, cond_dim, max_width=most)
 
-    return _load(source, build)
+    return _load(source, build, "netD", head)
 
 
 def load_text_encoder(source: Source) -> LSTMTextEncoder:
@@ -124,7 +147,8 @@ def export(model: nn.Module) -> dict[str, Tensor]:
     Entries that the published modules hold and never use are zeros.
 
     Args:
-        model: a generator, discriminator, text encoder or Inception image encoder of this library.
+        model: a generator, discriminator, text encoder or Inception image encoder of this library. Keys of a
+            discriminator of DF-GAN's code of 2022 (``max_width=8``) begin with ``netD.`` and ``netC.``.
 
     Returns:
         Published keys to tensors, e.g. ``fc.weight (128*ngf, z_dim)`` and ``block0.c1.weight (C, C, 3, 3)``.
@@ -137,88 +161,45 @@ def export(model: nn.Module) -> dict[str, Tensor]:
         >>> sorted(export(LSTMTextEncoder(50, embed_dim=8, cond_dim=16)))[0]
         'encoder.weight'
     """
-    state = {published: model.state_dict()[ours] for published, ours in _keys(model).items()}
-    return state | {key: torch.zeros(shape, dtype=dtype) for key, (shape, dtype) in _unused(model).items()}
+    state = {published: model.state_dict()[ours] for published, ours in keys(model).items()}
+    return state | {key: torch.zeros(shape, dtype=dtype) for key, (shape, dtype) in unused(model).items()}
 
 
-def _names(model: nn.Module) -> dict[str, str]:
-    """Prefixes of published keys to prefixes of ours; what follows a prefix is the same in both."""
-    if isinstance(model, SSAGenerator):
-        names = {"fc.": "fc.", "conv_img.": "to_image."}
-        for i in range(len(model.blocks)):
-            # The published code keeps the predictor of a block's mask in the block before it.
-            names["conv_mask." if i == 0 else f"block{i - 1}.conv_mask."] = f"blocks.{i}.mask_predictor.layers."
-            names |= {f"block{i}.gamma": f"blocks.{i}.gamma", f"block{i}.c_sc.": f"blocks.{i}.shortcut."}
-            for j, (conv, norm) in enumerate((("c1", "affine0"), ("c2", "affine2")), start=1):
-                names[f"block{i}.{conv}."] = f"blocks.{i}.conv{j}."
-                names[f"block{i}.{norm}.batch_norm2d."] = f"blocks.{i}.norm{j}.normalize."
-                for mlp in ("gamma", "beta"):
-                    names[f"block{i}.{norm}.fc_{mlp}.linear1."] = f"blocks.{i}.norm{j}.{mlp}.0."
-                    names[f"block{i}.{norm}.fc_{mlp}.linear2."] = f"blocks.{i}.norm{j}.{mlp}.2."
-        return names
-    if isinstance(model, MatchingAwareDiscriminator):
-        names = {"conv_img.": "from_image.", "COND_DNET.joint_conv.": "head.layers."}
-        for i in range(len(model.blocks)):
-            names |= {
-                f"block{i}.gamma": f"blocks.{i}.gamma",
-                f"block{i}.conv_r.": f"blocks.{i}.residual.",
-                f"block{i}.conv_s.": f"blocks.{i}.shortcut.",
-            }
-        return names
-    if isinstance(model, LSTMTextEncoder):
-        return {"encoder.": "embedding.", "rnn.": "rnn."}
-    if isinstance(model, InceptionImageEncoder):
-        return {"emb_features.": "emb_features.", "emb_cnn_code.": "emb_cnn_code.", "": "trunk."}
-    raise TypeError(
-        "published checkpoints exist for SSAGenerator, MatchingAwareDiscriminator, LSTMTextEncoder and "
-        f"InceptionImageEncoder, got {type(model).__name__}"
-    )
-
-
-def _keys(model: nn.Module) -> dict[str, str]:
-    """Our keys by published ones."""
-    published = {ours: published for published, ours in _names(model).items()}
-    return {_rename(key, published): key for key in model.state_dict()}
-
-
-def _unused(model: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Published entries that hold nothing: shape and dtype by key."""
-    unused: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
-    if isinstance(model, MatchingAwareDiscriminator):
-        for i, block in enumerate(model.blocks):
-            if isinstance(block, DownBlock) and isinstance(block.shortcut, nn.Identity):
-                width = block.out_channels
-                unused[f"block{i}.conv_s.weight"] = ((width, width, 1, 1), torch.float32)
-                unused[f"block{i}.conv_s.bias"] = ((width,), torch.float32)
-    return unused
-
-
-def _rename(key: str, prefixes: Mapping[str, str]) -> str:
-    """``key`` with its longest matching prefix replaced."""
-    prefix = max((prefix for prefix in prefixes if key.startswith(prefix)), key=len)
-    return prefixes[prefix] + key.removeprefix(prefix)
-
-
-def _load(source: Source, build: Callable[[Mapping[str, Tensor]], ModuleT]) -> ModuleT:
+def _load(
+    source: Source, build: Callable[[Mapping[str, Tensor]], ModuleT], network: str = "", head: Source | None = None
+) -> ModuleT:
     """The module that ``build`` makes for the shapes of ``source``, with its weights."""
-    if isinstance(source, str | os.PathLike):
-        content, name = read_torch(source), f"{os.fspath(source)}: "
-    else:
-        content, name = source, ""
+    name = f"{os.fspath(source)}: " if isinstance(source, str | os.PathLike) else ""
     try:
-        state = {key.removeprefix("module."): value for key, value in state_dict(content).items()}
+        state = _state(source, network, head)
         try:
             with torch.device("meta"):
                 model = build(state)
         except (ArithmeticError, RuntimeError, TypeError) as error:
             raise ValueError(f"its shapes are those of no network: {error!s:.200}") from error
-        unused = {key: shape for key, (shape, _) in _unused(model).items()}
+        spare = {key: shape for key, (shape, _) in unused(model).items()}
         try:
-            return fill(model, state, names=_keys(model), unused=unused)
+            return fill(model, state, names=keys(model), unused=spare)
         except ValueError as error:
             raise ValueError(f"this is no checkpoint of {type(model).__name__}: {error}") from error
     except ValueError as error:
-        raise ValueError(f"{name}{error}") from error
+        raise ValueError(str(error) if str(error).startswith(name) else f"{name}{error}") from error
+
+
+def _state(source: Source, network: str, head: Source | None = None) -> dict[str, Tensor]:
+    """The state dict of a network; a discriminator of two networks has them as ``netD.`` and ``netC.``."""
+    content = read_torch(source) if isinstance(source, str | os.PathLike) else source
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    if isinstance(content, Mapping) and isinstance(content.get(network), Mapping):
+        if network == "netD" and head is None:
+            head = content.get("netC")
+        content = content[network]
+    state = {key.removeprefix("module."): value for key, value in state_dict(content).items()}
+    if head is None:
+        return state
+    parts = {"netD.": state, "netC.": _state(head, "netC")}
+    return {part + key: value for part, entries in parts.items() for key, value in entries.items()}
 
 
 def _need(state: Mapping[str, Tensor], key: str, dims: int) -> Tensor:
@@ -232,7 +213,7 @@ def _need(state: Mapping[str, Tensor], key: str, dims: int) -> Tensor:
 
 
 def _blocks(state: Mapping[str, Tensor]) -> int:
-    numbers = {key.split(".")[0] for key in state if key.startswith("block")}
+    numbers = {match[1] for key in state if (match := _BLOCK.match(key))}
     if len(numbers) > _MOST_BLOCKS:
         raise ValueError(f"a checkpoint must have at most {_MOST_BLOCKS} blocks, got {len(numbers)}")
     return len(numbers)

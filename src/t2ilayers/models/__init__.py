@@ -1,6 +1,16 @@
 """Reference models made of the library's layers."""
 
+from .dfgan import DFBlock, DFGenerator, GeneratorOutput
 from .discriminators import MatchingAwareDiscriminator
 from .ssagan import SSAGAN, SSAGANConfig, SSAGenerator, SSAGeneratorOutput
 
-__all__ = ["SSAGAN", "MatchingAwareDiscriminator", "SSAGANConfig", "SSAGenerator", "SSAGeneratorOutput"]
+__all__ = [
+    "SSAGAN",
+    "DFBlock",
+    "DFGenerator",
+    "GeneratorOutput",
+    "MatchingAwareDiscriminator",
+    "SSAGANConfig",
+    "SSAGenerator",
+    "SSAGeneratorOutput",
+]

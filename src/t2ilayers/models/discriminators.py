@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..layers import Conv2d, DownBlock, MatchingHead
 from ..ops._fast import channels_last
-from ._sizes import check_image_size
+from ._pictures import check_image_size
 
 
 class MatchingAwareDiscriminator(nn.Module):
@@ -17,13 +17,15 @@ class MatchingAwareDiscriminator(nn.Module):
     .. math:: D(I, e) = \mathrm{head}(\mathrm{features}(I), e)
 
     A 3x3 convolution, then :class:`~t2ilayers.layers.DownBlock`\ s to 4x4 px, as wide as
-    ``ndf * min(16, 2^i)`` after the i-th, then :class:`~t2ilayers.layers.MatchingHead`. Features do not
+    ``ndf * min(max_width, 2^i)`` after the i-th, then :class:`~t2ilayers.layers.MatchingHead`. Features do not
     depend on the sentence, so one pass over real pictures scores them against several sentences.
 
     Args:
         image_size: S, a power of two from 16.
         ndf: base width.
         cond_dim: D, the length of the sentence.
+        max_width: of the widest blocks, in multiples of ``ndf``: 16 in SSA-GAN, RAT-GAN and DF-GAN's code of 2020,
+            8 in DF-GAN's code of 2022.
 
     Shapes:
         :meth:`features`: ``images (N, 3, S, S)`` in [-1, 1] to ``(N, C, 4, 4)``; :meth:`match`: these and
@@ -35,6 +37,7 @@ class MatchingAwareDiscriminator(nn.Module):
     Source: arXiv 2104.00567; DF-GAN, arXiv 2008.05865.
 
     Example:
+        >>> import torch
         >>> discriminator = MatchingAwareDiscriminator(image_size=32, ndf=8)
         >>> images, cond = torch.rand(4, 3, 32, 32) * 2 - 1, torch.randn(4, 256)
         >>> features = discriminator.features(images)
@@ -42,12 +45,13 @@ class MatchingAwareDiscriminator(nn.Module):
         (torch.Size([4]), torch.Size([4]))
     """
 
-    def __init__(self, image_size: int = 256, ndf: int = 64, cond_dim: int = 256) -> None:
+    def __init__(self, image_size: int = 256, ndf: int = 64, cond_dim: int = 256, *, max_width: int = 16) -> None:
         super().__init__()
         check_image_size(image_size)
         self.image_size = image_size
+        self.max_width = max_width
         halvings = image_size.bit_length() - 3  # image_size -> 4
-        widths = [ndf * min(16, 2**i) for i in range(halvings + 1)]
+        widths = [ndf * min(max_width, 2**i) for i in range(halvings + 1)]
         self.from_image = Conv2d(3, ndf, 3, padding=1)
         self.blocks = nn.Sequential(*(DownBlock(c_in, c_out) for c_in, c_out in pairwise(widths)))
         self.head = MatchingHead(widths[-1], 2 * ndf, cond_dim)
@@ -56,6 +60,7 @@ class MatchingAwareDiscriminator(nn.Module):
         """What the head looks at: ``images (N, 3, S, S)`` in [-1, 1] to ``(N, C, 4, 4)``.
 
         Example:
+            >>> import torch
             >>> MatchingAwareDiscriminator(16, ndf=4).features(torch.zeros(2, 3, 16, 16)).shape
             torch.Size([2, 16, 4, 4])
         """
@@ -69,6 +74,7 @@ class MatchingAwareDiscriminator(nn.Module):
         """Score ``features (N, C, 4, 4)`` against ``cond (N, D)``: logits ``(N,)``.
 
         Example:
+            >>> import torch
             >>> MatchingAwareDiscriminator(16, ndf=4).match(torch.zeros(2, 16, 4, 4), torch.zeros(2, 256)).shape
             torch.Size([2])
         """
@@ -78,4 +84,4 @@ class MatchingAwareDiscriminator(nn.Module):
         return self.match(self.features(images), cond)
 
     def extra_repr(self) -> str:
-        return f"image_size={self.image_size}"
+        return f"image_size={self.image_size}, max_width={self.max_width}"

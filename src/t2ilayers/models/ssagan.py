@@ -20,10 +20,10 @@ from ..encoders import ConvImageEncoder, EncoderPair, InceptionImageEncoder, LST
 from ..layers import FusedSequential, SSAConv
 from ..layers.conditional_norm import affine_parameters
 from ..ops import Impl
-from ..ops._fast import fastest_layout, few_channels_conv2d, is_plain
+from ..ops._fast import fastest_layout, is_plain
 from ..ops._torch import exportable
 from ..vocabulary import Vocabulary
-from ._sizes import check_image_size
+from ._pictures import ToPicture, check_image_size
 from .discriminators import MatchingAwareDiscriminator
 from .sampling import evaluating, noise
 
@@ -107,7 +107,7 @@ class SSAGenerator(nn.Module):
         self.to_image = FusedSequential(
             nn.BatchNorm2d(widths[-1]),
             nn.LeakyReLU(0.2),
-            _ToPicture(widths[-1], 3, 3, padding=1),
+            ToPicture(widths[-1], 3, 3, padding=1),
             nn.Tanh(),
             impl=impl,
         )
@@ -135,13 +135,6 @@ class SSAGenerator(nn.Module):
 
     def extra_repr(self) -> str:
         return f"image_size={self.image_size}, z_dim={self.z_dim}"
-
-
-class _ToPicture(nn.Conv2d):
-    """The 3x3 convolution to a picture."""
-
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return few_channels_conv2d(input, weight, bias)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,10 @@ class MatchingAwareConfig:
     Attributes:
         lr_generator: Adam's rate, above 0; betas are (0, 0.9) everywhere.
         lr_discriminator: the same for the discriminator, above 0.
+        mismatched: which caption a real picture is shown with and does not fit. ``"class-aware"``: see
+            :func:`~t2ilayers.losses.mismatched_pairs`. Published code asks for no class: ``"shifted"`` is the next
+            picture's caption, for all but the last picture (SSA-GAN, RAT-GAN, DF-GAN of 2020), ``"rolled"`` the
+            caption of the picture before, for all (DF-GAN of 2022).
         penalty: ``"joint"`` adds MA-GP to the discriminator's loss; ``"two-step"`` takes it as a second
             optimizer step on the updated weights, as the published code does.
         penalty_every: take MA-GP every so many iterations, at least 1, with so many times its weight (lazy
@@ -60,6 +64,7 @@ class MatchingAwareConfig:
 
     lr_generator: float = 1e-4
     lr_discriminator: float = 4e-4
+    mismatched: Literal["class-aware", "shifted", "rolled"] = "class-aware"
     penalty: Literal["joint", "two-step"] = "joint"
     penalty_every: int = 1
     penalty_weight: float = 2.0
@@ -68,6 +73,7 @@ class MatchingAwareConfig:
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
+        self._check_choice("mismatched", ("class-aware", "shifted", "rolled"))
         self._check_choice("penalty", ("joint", "two-step"))
         self._check_choice("precision", ("fp32", "bf16"))
         for name in ("lr_generator", "lr_discriminator"):
@@ -188,7 +194,7 @@ class MatchingAwareStep(Generic[ConfigT]):
             given = self.condition(batch)
         cond = given.sentence if isinstance(given, TextFeatures) else given
         cond = cond.float() if cond.dtype in (torch.float16, torch.bfloat16) else cond
-        z = torch.randn(len(cond), self.generator.z_dim, device=device)
+        z = self._noise(len(cond), device)
         with autocast(device, self.config.precision):
             fake = self.generator(self.processes.own(z), self.processes.own(cond)).images
         losses = self._discriminator(batch, cond, fake.detach(), step)
@@ -196,9 +202,19 @@ class MatchingAwareStep(Generic[ConfigT]):
         self.ema.update(self.generator, step)
         return losses
 
+    def _noise(self, count: int, device: torch.device) -> Tensor:
+        return torch.randn(count, self.generator.z_dim, device=device)
+
+    def _mismatched(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Pictures and, for each, a condition that is not its own."""
+        if self.config.mismatched == "class-aware":
+            return mismatched_pairs(batch["class_ids"], batch["tokens"])
+        every = torch.arange(len(batch["class_ids"]), device=batch["class_ids"].device)
+        return (every[:-1], every[1:]) if self.config.mismatched == "shifted" else (every, every.roll(1))
+
     def _discriminator(self, batch: Batch, cond: Tensor, fake: Tensor, step: int) -> dict[str, Tensor]:
         config, images = self.config, batch["image"]
-        wrong_image, wrong_cond = mismatched_pairs(batch["class_ids"], batch["tokens"])
+        wrong_image, wrong_cond = self._mismatched(batch)
         # Every picture gets a condition; its own, left out below, where none of the batch mismatches.
         partner = torch.arange(len(cond), device=wrong_image.device).index_copy(0, wrong_image, wrong_cond)
         own, mismatched = self.processes.own(cond), self.processes.own(cond[partner])
@@ -212,7 +228,7 @@ class MatchingAwareStep(Generic[ConfigT]):
             features, drawn = self.discriminator.features(images), self.discriminator.features(fake)
             matched = self.discriminator.match(features, own)
             others = self.discriminator.match(torch.cat([drawn, features]), torch.cat([own, mismatched]))
-        logits = torch.cat([matched, others]).float().view(3, -1).T
+        logits = torch.cat([matched, others]).view(3, -1).T
         real, fake, mismatched = self.processes.gather(logits).unbind(1)
         hinge = hinge_discriminator_loss(real, fake, mismatched[wrong_image])
         losses: dict[str, Tensor] = hinge._asdict()
@@ -242,7 +258,7 @@ class MatchingAwareStep(Generic[ConfigT]):
             p.requires_grad_(False)
         try:
             with autocast(fake.device, self.config.precision):
-                logits = self.discriminator(fake, self.processes.own(cond)).float()
+                logits = self.discriminator(fake, self.processes.own(cond))
             losses = {"adversarial": hinge_generator_loss(self.processes.gather(logits))}
             total = losses["adversarial"]
             if further is not None:
