@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from . import __version__
-from .ops import _cache, _compilers, _native, build
+from .ops import _cache, _choice, _compilers, build
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +81,7 @@ def _used(device: str) -> str:
                 return "native kernels, once compiled"
         except RuntimeError as error:
             return f"the reference: {str(error).splitlines()[0]}"
-    if reason := _native.why_not(device, torch.float32):
+    if reason := _choice.why_not(device, torch.float32):
         return f"the reference: {reason}"
     return f"native kernels, {torch.ops.t2ilayers.cpu_capability()}" if device == "cpu" else "native kernels"
 

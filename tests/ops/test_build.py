@@ -306,10 +306,10 @@ def test_architectures_are_for_cuda_only(tiny):
 def test_cold_use_while_tracing_loads_registers_once_and_breaks_no_graph(ops):
     code = """
 import functools
-from t2ilayers.ops import _native
+from t2ilayers.ops import _choice
 from t2ilayers.ops._choice import takes_native
 # There is no real op to register.
-_native._register = functools.cache(lambda: print("registered", torch.ops.t2ilayers.cpu_capability()))
+_choice._register = functools.cache(lambda: print("registered", torch.ops.t2ilayers.cpu_capability()))
 def f(x):
     return x + 1 if takes_native(x.device.type, x.dtype, "auto") else x
 x = torch.ones(2)

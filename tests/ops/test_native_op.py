@@ -3,16 +3,17 @@
 import itertools
 import warnings
 
-import numpy as np
+import formula
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2ilayers.ops import _native, masked_affine_norm
+from t2ilayers.ops import _choice, masked_affine_norm
 
-assert _native.why_not("cpu", torch.float32) is None, _native.why_not("cpu", torch.float32)
+assert _choice.why_not("cpu", torch.float32) is None, _choice.why_not("cpu", torch.float32)
 OPS = torch.ops.t2ilayers
+FORWARD = OPS.masked_affine_norm_forward.default
 OPTIONS = 0, 1e-5, 0.2, False, False, 1  # groups, eps, slope, silu, absolute, upsample
 
 
@@ -30,29 +31,6 @@ def problem(n, c, h, w, *, upsample=1, dtype=torch.float64, last=False, mean=1.0
     return dy, x, *(t.to(parameters) for t in (gamma, beta, mask))
 
 
-def truth(dy, x, gamma, beta, mask, *, groups, slope, upsample, eps=1e-5):
-    """y and all gradients in float64, as KERNELS-style sums rather than as the reference composes them."""
-    dy, x, gamma, beta, mask = (t.double().numpy() for t in (dy, x, gamma, beta, mask))
-    dy, x, mask = (np.ascontiguousarray(t) for t in (dy, x, mask))
-    wide = x.repeat(upsample, 2).repeat(upsample, 3)
-    n, c, h, w = wide.shape
-    sets = wide.reshape((1, n, c, 1, -1)) if groups == 0 else wide.reshape((n, 1, groups, c // groups, -1))
-    over = (1, 3, 4)
-    mean = sets.mean(over, keepdims=True)
-    rstd = 1 / np.sqrt(((sets - mean) ** 2).mean(over, keepdims=True) + eps)
-    xhat = ((sets - mean) * rstd).reshape(wide.shape)
-    a = 1 + gamma[..., None, None] * mask
-    shift = gamma[..., None, None] * xhat + beta[..., None, None]
-    z = xhat + mask * shift
-    y = np.where(z > 0, z, slope * z)
-    dz = dy * np.where(z > 0, 1, slope)
-    g = (dz * a).reshape(sets.shape)
-    hat = xhat.reshape(sets.shape)
-    projected = g - g.mean(over, keepdims=True) - hat * (g * hat).mean(over, keepdims=True)
-    dx = (rstd * projected).reshape(n, c, h // upsample, upsample, w // upsample, upsample).sum((3, 5))
-    return y, dx, (dz * mask * xhat).sum((2, 3)), (dz * mask).sum((2, 3)), (dz * shift).sum(1, keepdims=True)
-
-
 def run(dy, x, gamma, beta, mask, *, groups, slope, upsample):
     inputs = [t.detach().requires_grad_() for t in (x, gamma, beta, mask)]
     stats = {"stats": "group", "groups": groups} if groups else {}
@@ -62,20 +40,11 @@ def run(dy, x, gamma, beta, mask, *, groups, slope, upsample):
     return y.detach(), *torch.autograd.grad(y, inputs, dy)
 
 
-def worst(results, truths):
-    """Largest relative error, by the norm of each result."""
-    return max(
-        np.linalg.norm(r.double().numpy() - t) / max(np.linalg.norm(t), 1e-30)
-        for r, t in zip(results, truths, strict=True)
-    )
-
-
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 # A vector and a tail; odd; one pixel more than a block; more channels than a block; a single row or column.
 SHAPES = [(2, 5, 3, 7), (3, 16, 8, 8), (2, 19, 1, 33), (1, 64, 33, 65), (4, 33, 9, 1), (2, 3, 64, 64)]
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("dtype", formula.TOLERANCE, ids=str)
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_values_and_gradients_agree_with_float64(shape, last, dtype):
@@ -85,7 +54,11 @@ def test_values_and_gradients_agree_with_float64(shape, last, dtype):
         options = dict(groups=groups, slope=slope, upsample=upsample)
         results = run(*tensors, **options)
         assert results[0].dtype == results[1].dtype == dtype
-        assert worst(results, truth(*tensors, **options)) < TOLERANCE[dtype], (upsample, whole, slope)
+        assert formula.worst(results, formula.norm(*tensors, **options)) < formula.TOLERANCE[dtype], (
+            upsample,
+            whole,
+            slope,
+        )
 
 
 @settings(max_examples=60, deadline=None)
@@ -97,7 +70,7 @@ def test_any_shape_agrees_with_float64(n, c, h, w, upsample, last, slope):
     tensors = problem(n, c, h, w, upsample=upsample, last=last)
     options = dict(groups=0, slope=slope, upsample=upsample)
     # Few values may lie close together, and their 1/std magnifies rounding.
-    assert worst(run(*tensors, **options), truth(*tensors, **options)) < 1e-9
+    assert formula.worst(run(*tensors, **options), formula.norm(*tensors, **options)) < 1e-9
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
@@ -105,7 +78,7 @@ def test_any_shape_agrees_with_float64(n, c, h, w, upsample, last, slope):
 def test_a_mean_of_ten_thousand_deviations_costs_no_digits(upsample, last):
     tensors = problem(4, 20, 16, 16, upsample=upsample, dtype=torch.float32, last=last, mean=1e4)
     options = dict(groups=0, slope=0.2, upsample=upsample)
-    assert worst(run(*tensors, **options), truth(*tensors, **options)) < 1e-4
+    assert formula.worst(run(*tensors, **options), formula.norm(*tensors, **options)) < 1e-4
 
 
 def test_rows_that_begin_far_from_the_rest_cost_no_digits():
@@ -228,6 +201,47 @@ def test_torch_finds_the_registration_of_each_op_in_order(op, last):
         warnings.simplefilter("ignore")  # dynamo's own deprecations
         for given_arguments in arguments[op]:
             torch.library.opcheck(getattr(OPS, f"masked_affine_norm_{op}").default, given_arguments)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("groups", [-1, 0, 5])
+def test_torch_knows_shapes_strides_and_dtypes_of_every_option(groups, last):
+    tests = ("test_schema", "test_faketensor")
+    for silu, absolute, upsample, maps in itertools.product((False, True), (False, True), (1, 2), (False, True)):
+        dy, x, gamma, beta, mask = problem(3, 5, 4, 4, upsample=upsample, dtype=torch.bfloat16, last=last)
+        gamma, mask = (torch.randn_like(dy), None) if maps else (gamma, mask.half())
+        beta = torch.randn_like(dy).float() if maps else beta.double()
+        options = (groups, 1e-5, 0.2, silu, absolute, upsample)
+        arguments = (x, gamma, beta, mask)
+        torch.library.opcheck(FORWARD, (*arguments, None, None, *options), test_utils=tests)
+        _, mean, var = FORWARD(*arguments, None, None, *options)
+        for needs in ((True, True, True), (True, False, False), (False, True, False)):
+            backward = (dy, *arguments, mean, var, False, *needs, *options)
+            torch.library.opcheck(OPS.masked_affine_norm_backward.default, backward, test_utils=tests)
+
+
+def test_torch_knows_that_running_statistics_are_written():
+    _, x, gamma, beta, mask = problem(3, 5, 4, 4, dtype=torch.float32)
+    running = torch.zeros(5), torch.ones(5), 0.1, 1
+    torch.library.opcheck(
+        OPS.masked_affine_norm_forward_running.default, (x, gamma, beta, mask, *running, *OPTIONS),
+        test_utils="test_schema",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+def test_torch_finds_the_registration_of_a_chain_in_order(last):
+    dy, x, *_ = (t.requires_grad_() for t in problem(3, 5, 4, 4, upsample=2, dtype=torch.float32, last=last))
+    gammas, betas = (torch.randn(2, 3, 5, requires_grad=True) for _ in range(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # dynamo's own deprecations
+        torch.library.opcheck(OPS.affine_chain_forward.default, (x, gammas, betas, 0.2, True, 2))
+        arguments = dy, x, gammas, betas, 0.2, True, 2
+        torch.library.opcheck(OPS.affine_chain_backward.default, (*arguments, True, True))
+        for needs in ((True, False), (False, True)):
+            torch.library.opcheck(
+                OPS.affine_chain_backward.default, (*arguments, *needs), test_utils=("test_schema", "test_faketensor")
+            )
 
 
 def test_the_ops_refuse_what_they_would_misread():

@@ -12,7 +12,7 @@ import pytest
 import t2ilayers
 
 ORDER = [
-    *("ops", "layers", "_files", "_weights", "vocabulary", "_pretrained", "encoders", "models", "losses", "data"),
+    *("_files", "ops", "layers", "_weights", "vocabulary", "_pretrained", "encoders", "models", "losses", "data"),
     *("metrics", "allocator", "figures", "training", "interop"),
 ]
 # The packages in this order import only ones before them, so each needs its own fresh process to be judged.

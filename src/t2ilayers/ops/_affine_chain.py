@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ._arguments import as_4d, check_features, parameter
 from ._choice import runs_native
+from ._native_chain import lacks_chain, native_chain
 from ._options import Activation, Impl, check_activation, slope_of
 from ._reference import reference_chain
 
@@ -54,6 +55,7 @@ def affine_chain(
     Text-Image Fusion Block".
 
     Example:
+        >>> import torch
         >>> x, ones, zeros = torch.tensor([[[[1.0, -1.0]]]]), torch.ones(1), torch.zeros(1)
         >>> affine_chain(x, [ones, ones], [zeros, zeros])
         tensor([[[[ 1.0000, -0.0400]]]])
@@ -69,8 +71,9 @@ def affine_chain(
         for name, tensors in (("gammas", gammas), ("betas", betas))
     )
     features = x if x.dim() == 4 else as_4d(x)
-    runs_native(x.device.type, x.dtype, impl, "there is no chain yet")
-    y = reference_chain(
-        features, gammas, betas, slope_of(activation, negative_slope), activation == "silu", upsample
+    slope = slope_of(activation, negative_slope)
+    kernels = runs_native(x.device.type, x.dtype, impl, lacks_chain(x.device.type, len(gammas)))
+    y = (native_chain if kernels else reference_chain)(
+        features, gammas, betas, slope, activation == "silu", upsample
     )
     return y if x.dim() == 4 else y.reshape(x.shape)

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 import warnings
 
 import torch
 
-from ._native import why_not
+from . import _native, _native_chain, build
 from ._options import IMPLS, Impl, check_word
 from ._torch import constant_result, transformed
 
+_DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
+_registering = threading.Lock()
 _warned: set[str] = set()
+
+
+def why_not(device: str, dtype: torch.dtype) -> str | None:
+    """One sentence on why the kernels cannot run on such an x, or None; a first call may compile them."""
+    if dtype not in _DTYPES:
+        return f"native kernels know no {dtype}"
+    if device == "cuda" and dtype == torch.float64:
+        return "the CUDA kernels compute in float32 and take no float64"
+    if reason := build.why_not(device):
+        return reason
+    with _registering:  # of threads that come here first, one registers
+        return _register()
+
+
+@functools.cache
+def _register() -> str | None:
+    try:
+        _native.register()
+        _native_chain.register()
+    except (AttributeError, RuntimeError) as error:
+        return f"the library that was loaded lacks an op ({error}); delete it to build it anew"
+    return None
 
 
 def runs_native(device: str, dtype: torch.dtype, impl: Impl, missing: str | None) -> bool:

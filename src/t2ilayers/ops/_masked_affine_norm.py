@@ -125,6 +125,7 @@ def masked_affine_norm(
     "Semantic-Spatial Condition Batch Normalization".
 
     Example:
+        >>> import torch
         >>> x, gamma, beta = torch.randn(2, 8, 4, 4), torch.zeros(2, 8), torch.ones(2, 8)
         >>> mask = torch.zeros(2, 1, 8, 8)
         >>> mask[:, :, :, 4:] = 1  # text acts on the right half only
@@ -161,7 +162,7 @@ def masked_affine_norm(
             running = Running(running_mean, running_var, momentum=momentum, repeats=repeats)
         else:
             given = running_mean, running_var
-    missing = lacks(options, maps=gamma.dim() == 4)
+    missing = lacks(x.device.type, options, maps=gamma.dim() == 4)
     implementation = native if runs_native(x.device.type, x.dtype, impl, missing) else reference
     y = implementation(
         features, gamma, beta, mask, options, given=given, running=running, process_group=process_group

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import build
+from ._composed import first_order, second_order
+from ._memory import empty_map, memory_format
 from ._options import Options, Running
 from ._reference import check_count, reference, update_running, values_per_channel
 from ._torch import below_autograd, direct_apply, is_batched
@@ -19,7 +19,6 @@ from .collectives import merge_over_ranks
 
 _OPS = torch.ops.t2ilayers
 _DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
-_lock = threading.Lock()
 
 # What every call needs, found once: after a large map the interpreter's tables are out of the caches, and each
 # name looked up in torch's modules costs a microsecond or two.
@@ -30,29 +29,19 @@ _is_compiling = torch.compiler.is_compiling
 _is_grad_enabled = torch.is_grad_enabled
 
 
-def why_not(device: str, dtype: torch.dtype) -> str | None:
-    """One sentence on why the kernels cannot run on such an x, or None; a first call may compile them."""
-    if dtype not in _DTYPES:
-        return f"native kernels know no {dtype}"
-    if device == "cuda" and dtype == torch.float64:
-        return "the CUDA kernels compute in float32 and take no float64"
-    if reason := build.why_not(device):
-        return reason
-    with _lock:  # of threads that come here first, one registers
-        return _register()
-
-
-def lacks(options: Options, *, maps: bool) -> str | None:
-    """One sentence on what of a call the kernels do not have, or None."""
-    if options.groups < 0 or options.silu or options.absolute or maps:
-        return 'native kernels have no stats="none", scale="absolute", activation="silu" or maps yet'
+def lacks(device: str, options: Options, *, maps: bool) -> str | None:
+    """One sentence on what of a call the kernels of a device do not have, or None."""
+    if device == "cuda" and (options.groups < 0 or options.silu or options.absolute or maps):
+        return 'the CUDA kernels have no stats="none", scale="absolute", activation="silu" or maps'
     return None
 
 
-@functools.cache
-def _register() -> str | None:
+def register() -> None:
     """Tell torch the shapes and gradients of the ops, once they are loaded."""
     global _forward, _forward_running, _backward
+    _forward = _OPS.masked_affine_norm_forward.default
+    _forward_running = _OPS.masked_affine_norm_forward_running.default
+    _backward = _OPS.masked_affine_norm_backward.default
     fakes: dict[str, Callable[..., Any]] = {
         "statistics": _fake_statistics,
         "forward": _fake_forward,
@@ -60,21 +49,14 @@ def _register() -> str | None:
         "backward_sums": _fake_backward_sums,
         "backward_input": _fake_backward_input,
     }
-    try:
-        _forward = _OPS.masked_affine_norm_forward.default
-        _forward_running = _OPS.masked_affine_norm_forward_running.default
-        _backward = _OPS.masked_affine_norm_backward.default
-        for name, fake in fakes.items():
-            torch.library.register_fake(f"t2ilayers::masked_affine_norm_{name}", fake)
-    except (AttributeError, RuntimeError) as error:
-        return f"the library that was loaded lacks an op ({error}); delete it to build it anew"
+    for name, fake in fakes.items():
+        torch.library.register_fake(f"t2ilayers::masked_affine_norm_{name}", fake)
     torch.library.register_autograd(
         "t2ilayers::masked_affine_norm_forward", _traced_gradient, setup_context=_save_traced
     )
     torch.library.register_autograd(
         "t2ilayers::masked_affine_norm_backward", _backward_gradient, setup_context=_save_backward
     )
-    return None
 
 
 def native(
@@ -92,12 +74,11 @@ def native(
     if x.numel() == 0 and process_group is None:
         return reference(x, gamma, beta, mask, options, given=given, running=running)
     if mask is not None and gamma.dim() == 4:  # the kernels take maps without a mask, which is a factor of both
-        mask = mask.to(gamma.dtype)
+        mask = mask.to(torch.promote_types(gamma.dtype, torch.float32))
         gamma = torch.addcmul(1 - mask, gamma, mask) if options.absolute else gamma * mask
         beta, mask = beta * mask, None
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    gamma, beta = gamma.to(dtype), beta.to(dtype)
-    mask = None if mask is None else mask.to(dtype)
+    if not x.is_cpu:  # the CUDA kernels take these in float32
+        gamma, beta, mask = gamma.float(), beta.float(), None if mask is None else mask.float()
     if process_group is not None and given is None:
         return _synchronized(x, gamma, beta, mask, options, running, process_group)
     if _is_compiling():
@@ -146,20 +127,7 @@ def _written_by_kernels(running: Running) -> bool:
     )  # fmt: skip
 
 
-# Shape rules. A map is channels last exactly where the kernels make it so; Inductor plans by these strides.
-# The last arguments are always Options.
-
-
-def _memory_format(x: Tensor) -> torch.memory_format:
-    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def _map(x: Tensor, upsample: int) -> Tensor:
-    n, c, h, w = x.shape
-    return torch.empty(
-        (n, c, upsample * h, upsample * w), dtype=x.dtype, device=x.device, memory_format=_memory_format(x)
-    )
+# Shape rules. The last arguments are always Options.
 
 
 def _statistic(x: Tensor, groups: int) -> Tensor:
@@ -169,7 +137,7 @@ def _statistic(x: Tensor, groups: int) -> Tensor:
 
 def _gradient_of(parameter: Tensor, x: Tensor) -> Tensor:
     if parameter.dim() == 4:
-        return torch.empty_like(parameter, memory_format=_memory_format(x))
+        return torch.empty_like(parameter, memory_format=memory_format(x))
     return parameter.new_empty(parameter.shape)
 
 
@@ -179,7 +147,7 @@ def _fake_statistics(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
 def _fake_forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     options = Options(*rest[5:])
-    return _map(x, options.upsample), _statistic(x, options.groups), _statistic(x, options.groups)
+    return empty_map(x, options.upsample), _statistic(x, options.groups), _statistic(x, options.groups)
 
 
 def _fake_backward(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -188,7 +156,7 @@ def _fake_backward(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, T
     _, dgamma, dbeta, dmask = _fake_backward_sums(dy, x, *tensors, need_dmask and reduce, *tail)
     if not reduce:
         dgamma, dbeta = dgamma.new_empty(0), dbeta.new_empty(0)
-    return _map(x, 1) if need_dx else x.new_empty(0), dgamma, dbeta, dmask
+    return empty_map(x, 1) if need_dx else x.new_empty(0), dgamma, dbeta, dmask
 
 
 def _fake_backward_sums(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -200,19 +168,24 @@ def _fake_backward_sums(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tens
 
 
 def _fake_backward_input(dy: Tensor, x: Tensor, *rest: Any) -> Tensor:
-    return _map(x, 1)
+    return empty_map(x, 1)
 
 
 # First order: fused. One feature map, x, is kept; what the activation hid is computed again from it.
 
 
-def _first_order(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+def _compute(ctx: Any) -> Callable[..., Tensor]:
+    """The reference as a function of x, gamma, beta and mask."""
+    given = tuple(ctx.saved_tensors[-2:]) if ctx.constant else None
+    return functools.partial(reference, options=ctx.options, given=given)
+
+
+def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients by x, gamma, beta and mask that are needed."""
     x, gamma, beta, mask, mean, var = ctx.saved_tensors
     need_dx, need_dgamma, need_dbeta, need_dmask = needs = ctx.needs_input_grad[:4]
     if is_batched(dy):
-        given = (mean, var) if ctx.constant else None
-        return _composed((x, gamma, beta, mask), needs, dy, ctx.options, given=given)
+        return first_order(_compute(ctx), (x, gamma, beta, mask), needs, dy)
     arguments = (
         dy, x, gamma, beta, mask, mean, var, ctx.constant, need_dx, need_dgamma or need_dbeta, need_dmask,
         *ctx.options,
@@ -228,29 +201,6 @@ def _first_order(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         dbeta if need_dbeta else None,
         dmask if need_dmask else None,
     )
-
-
-def _composed(
-    tensors: tuple[Tensor, Tensor, Tensor, Tensor | None],
-    needs: tuple[bool, ...],
-    dy: Tensor,
-    options: Options,
-    *,
-    given: tuple[Tensor, Tensor] | None = None,
-    process_group: dist.ProcessGroup | None = None,
-) -> tuple[Tensor | None, ...]:
-    """The same by differentiating the reference; what comes out can be differentiated where that is enabled."""
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        if not create_graph:
-            tensors = tuple(  # type: ignore[assignment]
-                None if t is None else t.detach().requires_grad_(need)
-                for t, need in zip(tensors, needs, strict=True)
-            )
-        y = reference(*tensors, options, given=given, process_group=process_group)
-        inputs = [t for t, need in zip(tensors, needs, strict=True) if need and t is not None]
-        found = iter(torch.autograd.grad(y, inputs, dy, create_graph=create_graph))
-    return tuple(next(found) if need else None for need in needs)
 
 
 class _Eager(torch.autograd.Function):
@@ -282,7 +232,7 @@ class _Eager(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Any, ...]:
         if dy is None:
             return (None,) * 7
-        return *_first_order(ctx, dy), None, None, None
+        return *_gradients(ctx, dy), None, None, None
 
 
 _eager = direct_apply(_Eager)
@@ -298,7 +248,7 @@ def _save_traced(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor
 
 def _traced_gradient(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Any, ...]:
     nothing = (None,) * (6 + len(Options._fields))
-    return nothing if dy is None else (*_first_order(ctx, dy), *nothing[4:])
+    return nothing if dy is None else (*_gradients(ctx, dy), *nothing[4:])
 
 
 # Second order: composed of ordinary operations.
@@ -313,46 +263,9 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _backward_gradient(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-    known = (g if there else None for g, there in zip(gradients, ctx.computed, strict=True))
-    second = _SecondOrder.apply(  # type: ignore[no-untyped-call]
-        ctx.options, ctx.constant, *ctx.saved_tensors, *known
-    )
-    return *second, *(None,) * (6 + len(Options._fields))
-
-
-class _SecondOrder(torch.autograd.Function):
-    """Gradients of <gradients, (dx, dgamma, dbeta, dmask)> by dy, x, gamma, beta and mask."""
-
-    @staticmethod
-    def forward(  # type: ignore[no-untyped-def]
-        ctx, options: Options, constant: bool, *tensors: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        (*arguments, mean, var), gradients = tensors[:7], tensors[7:]
-        with torch.enable_grad():
-            leaves = [None if t is None else t.detach().requires_grad_() for t in arguments]
-            dy, *inputs = leaves
-            y = reference(*inputs, options=options, given=(mean, var) if constant else None)  # type: ignore[misc, arg-type]
-            present = [(i, t) for i, t in enumerate(inputs) if t is not None]
-            first = torch.autograd.grad(y, [t for _, t in present], dy, create_graph=True)
-            pairs = [
-                (d, gradients[i]) for (i, _), d in zip(present, first, strict=True) if gradients[i] is not None
-            ]
-            wanted = [t for t in leaves if t is not None]
-            second = iter(
-                torch.autograd.grad(
-                    [d for d, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True, materialize_grads=True
-                )
-                if pairs
-                else [torch.zeros_like(t) for t in wanted]
-            )
-        return tuple(None if t is None else next(second) for t in leaves)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        raise RuntimeError(
-            "the native masked_affine_norm has first and second derivatives, a third was asked for; "
-            'use impl="reference", which has all'
-        )
+    dy, *inputs, _, _ = ctx.saved_tensors
+    known = [g if there else None for g, there in zip(gradients, ctx.computed, strict=True)]
+    return *second_order(_compute(ctx), dy, inputs, known), *(None,) * (6 + len(Options._fields))
 
 
 # Synchronised statistics: one collective forward and one backward, around the kernels.
@@ -413,7 +326,8 @@ class _Synchronized(torch.autograd.Function):
             dy = x.new_zeros((*x.shape[:2], *(options.upsample * side for side in x.shape[2:])))
         if torch.is_grad_enabled() or is_batched(dy):
             tensors = x, gamma, beta, mask
-            return *_composed(tensors, needs, dy, options, process_group=ctx.group), None, None
+            compute = functools.partial(reference, options=options, process_group=ctx.group)
+            return *first_order(compute, tensors, needs, dy), None, None
         arguments = dy, x, gamma, beta, mask, mean, var
         sums, *gradients = _OPS.masked_affine_norm_backward_sums(*arguments, needs[3], *options)
         dist.all_reduce(sums, group=ctx.group)

@@ -7,10 +7,15 @@ from typing import Literal, NamedTuple, get_args
 from torch import Tensor
 
 Activation = Literal["none", "relu", "leaky_relu", "silu"]
+"""What an op applies last."""
 Impl = Literal["auto", "reference", "native"]
+"""Which implementation runs: native kernels where they can, plain PyTorch, or native kernels or an error."""
 RunningCount = Literal["output", "input"]
+"""Which values the running variance counts."""
 Scale = Literal["residual", "absolute"]
+"""Whether gamma 0 or gamma 1 leaves normalized features as they are."""
 Stats = Literal["batch", "instance", "group", "none"]
+"""What one mean and variance is taken over."""
 
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 IMPLS: tuple[str, ...] = get_args(Impl)
