@@ -81,6 +81,9 @@ struct Backward {
   void* dx;
 };
 
+// What scratch memory is for.
+enum class Pass { statistics, forward, backward, chain, chain_backward };
+
 constexpr int64_t kMostPairs = 3;
 
 // y = x_pairs, where x_0 = x, upsampled, and x_(p+1) = act(gamma_p x_p + beta_p). Of the problem, groups is -1.

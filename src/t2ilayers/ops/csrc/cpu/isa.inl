@@ -1,5 +1,7 @@
 // The CPU kernels for one instruction set. The including file names it (T2ILAYERS_ISA), the bytes of its vectors
 // and, unless it is the compiler's default, its target: -march flags would reach every file of the library.
+// The files it includes are .inl and no headers: they are parts of this one, compiled three times, each time within
+// a namespace of its own and for other instructions.
 #include <new>
 
 #if defined(__x86_64__)
@@ -29,37 +31,38 @@ namespace t2ilayers {
 namespace {
 
 #include "vector.inl"
+#include "half.inl"
+#include "formula.inl"
 #include "planes.inl"
 #include "pixels.inl"
+#include "chain.inl"
+
+// The widest vectors gain nothing for float64, which is for checks: those that come with them serve it.
+constexpr bool kDoubles = T2ILAYERS_VECTOR_BYTES < 64;
 
 // visit<S, T>: the types of a feature map and of its arithmetic.
 template <class Visit>
 auto with_types(const Problem& p, Visit visit) {
+  if constexpr (kDoubles)
+    if (p.dtype == DType::f64) return visit(double{}, double{});
   switch (p.dtype) {
-    case DType::f64: return visit(double{}, double{});
     case DType::f16: return visit(Half{}, float{});
     case DType::bf16: return visit(BFloat16{}, float{});
     default: return visit(float{}, float{});
   }
 }
 
-const char* lacks(const Problem& p) {
-  const DType type = p.dtype == DType::f64 ? DType::f64 : DType::f32;
-  if (p.gamma_dtype != type || p.beta_dtype != type || p.mask_dtype != type)
-    return "gamma, beta and mask of other dtypes than float32, or float64 for such an x";
-  if (!p.normalized()) return "stats of none";
-  if (p.maps) return "gamma and beta that are maps";
-  if (p.absolute) return "the absolute scale";
-  if (p.activation == Activation::silu) return "silu";
-  return nullptr;
-}
-
-int64_t scratch_bytes(const Problem& p) {
+int64_t scratch_bytes(const Problem& p, Pass pass) {
   return with_types(p, [&](auto s, auto t) {
     using S = decltype(s);
     using T = decltype(t);
-    if (p.channels_last) return pixels_scratch_bytes<T>(p);
-    return larger(PlanesForward<S, T>::scratch_bytes(p), PlanesBackward<S, T>::scratch_bytes(p));
+    switch (pass) {
+      case Pass::chain: return int64_t(0);
+      case Pass::chain_backward: return chain_scratch_bytes<T>(p);
+      case Pass::backward:
+        return p.channels_last ? PixelsBackward<S, T>::scratch_bytes(p) : PlanesBackward<S, T>::scratch_bytes(p);
+      default: return p.channels_last ? PixelsForward<S, T>::scratch_bytes(p) : PlanesForward<S, T>::scratch_bytes(p);
+    }
   });
 }
 
@@ -97,10 +100,28 @@ void backward(const Problem& p, const Backward& b, void* scratch, Parallel run, 
   });
 }
 
+void chain(const Problem& p, const Chain& a, Parallel run) {
+  with_types(p, [&](auto s, auto t) {
+    if (p.channels_last)
+      pixels_chain<decltype(s), decltype(t)>(p, a, run);
+    else
+      planes_chain<decltype(s), decltype(t)>(p, a, run);
+  });
+}
+
+void chain_backward(const Problem& p, const ChainBackward& a, void* scratch, Parallel run) {
+  with_types(p, [&](auto s, auto t) {
+    if (p.channels_last)
+      pixels_chain_backward<decltype(s), decltype(t)>(p, a, scratch, run);
+    else
+      planes_chain_backward<decltype(s), decltype(t)>(p, a, run);
+  });
+}
+
 }  // namespace
 
 extern const CpuKernels T2ILAYERS_ISA;
-const CpuKernels T2ILAYERS_ISA{T2ILAYERS_STRING(T2ILAYERS_ISA), lacks, scratch_bytes, statistics, forward, backward};
+const CpuKernels T2ILAYERS_ISA{T2ILAYERS_STRING(T2ILAYERS_ISA), kDoubles, scratch_bytes, statistics, forward, backward, chain, chain_backward};
 
 }  // namespace t2ilayers
 

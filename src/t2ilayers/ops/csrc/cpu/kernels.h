@@ -9,12 +9,14 @@ using Parallel = void (*)(int64_t tasks, void (*task)(int64_t, int64_t, void*), 
 
 struct CpuKernels {
   const char* name;
-  const char* (*lacks)(const Problem&);  // what of it these kernels cannot do, or null
-  int64_t (*scratch_bytes)(const Problem&);
+  bool doubles;  // whether they take feature maps of float64
+  int64_t (*scratch_bytes)(const Problem&, Pass);
   void (*statistics)(const Problem&, const void* x, double* mean, double* var, void* scratch, Parallel,
                      int64_t threads);
   void (*forward)(const Problem&, const Forward&, void* scratch, Parallel, int64_t threads);
   void (*backward)(const Problem&, const Backward&, void* scratch, Parallel, int64_t threads);
+  void (*chain)(const Problem&, const Chain&, Parallel);
+  void (*chain_backward)(const Problem&, const ChainBackward&, void* scratch, Parallel);
 };
 
 extern const CpuKernels baseline, avx2, avx512;

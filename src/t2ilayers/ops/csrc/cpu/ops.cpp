@@ -18,23 +18,32 @@ const CpuKernels& kernels() {
 #endif
 }
 
+const CpuKernels& kernels(const Problem& p) {
+#if defined(__x86_64__)
+  if (p.dtype == DType::f64 && !kernels().doubles) return avx2;
+#endif
+  return kernels();
+}
+
 struct Cpu {
   static void run(int64_t tasks, void (*task)(int64_t, int64_t, void*), void* context) {
     torch_parallel_for(0, tasks, 1, task, context);
   }
-  static const char* lacks(const Problem& p) { return kernels().lacks(p); }
-  static int64_t scratch_bytes(const Problem& p) { return kernels().scratch_bytes(p); }
+  static const char* lacks(const Problem&) { return nullptr; }
+  static int64_t scratch_bytes(const Problem& p, Pass pass) { return kernels(p).scratch_bytes(p, pass); }
   static void statistics(const Problem& p, const void* x, double* mean, double* var, void* scratch, int) {
-    kernels().statistics(p, x, mean, var, scratch, run, torch::stable::get_num_threads());
+    kernels(p).statistics(p, x, mean, var, scratch, run, torch::stable::get_num_threads());
   }
   static void forward(const Problem& p, const Forward& f, void* scratch, int) {
-    kernels().forward(p, f, scratch, run, torch::stable::get_num_threads());
+    kernels(p).forward(p, f, scratch, run, torch::stable::get_num_threads());
   }
   static void backward(const Problem& p, const Backward& b, void* scratch, int) {
-    kernels().backward(p, b, scratch, run, torch::stable::get_num_threads());
+    kernels(p).backward(p, b, scratch, run, torch::stable::get_num_threads());
   }
-  static void chain(const Problem&, const Chain&, void*, int) {}
-  static void chain_backward(const Problem&, const ChainBackward&, void*, int) {}
+  static void chain(const Problem& p, const Chain& a, void*, int) { kernels(p).chain(p, a, run); }
+  static void chain_backward(const Problem& p, const ChainBackward& a, void* scratch, int) {
+    kernels(p).chain_backward(p, a, scratch, run);
+  }
 };
 
 std::string cpu_capability() { return kernels().name; }

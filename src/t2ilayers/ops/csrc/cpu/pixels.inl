@@ -1,5 +1,5 @@
 // Channels last: a pixel is a vector of channels. Every pass reads whole pixels, so the mask's gradient is complete
-// where it is computed, and sums over pixels go through one partial an item.
+// where it is computed, and sums over pixels go through a partial sum of each item.
 
 constexpr int64_t kItem = 32768;    // values of x in an item
 constexpr int64_t kMaxPixels = 256;  // pixels of x in an item
@@ -18,6 +18,7 @@ struct Pixels {
   int64_t items() const { return p.n * runs; }
   int64_t sample(int64_t item) const { return item / runs; }
   int64_t first(int64_t item) const { return item % runs * run; }
+  // Pixels of an item.
   int64_t count(int64_t item) const { return smaller(p.pixels() - first(item), run); }
 
   // body(copy's pixel in y) for each copy of a pixel of x.
@@ -35,37 +36,11 @@ struct Pixels {
   }
 };
 
-template <class T, class S>
-T2ILAYERS_INLINE Vec<T> load_channels(const S* from, int64_t count) {
-  if constexpr (sizeof(S) == sizeof(T)) {
-    return load(from, count);
-  } else {
-    T wide[kLanes<T>] = {};
-    for (int64_t i = 0; i < count; ++i) wide[i] = widen(from[i]);
-    return load(wide, kLanes<T>);
-  }
-}
-
-template <class T, class S>
-T2ILAYERS_INLINE void store_channels(S* to, Vec<T> v, int64_t count, bool stream) {
-  if constexpr (sizeof(S) == sizeof(T)) {
-    put(to, v, count, stream);
-  } else {
-    T wide[kLanes<T>];
-    store(wide, v, kLanes<T>);
-    for (int64_t i = 0; i < count; ++i) narrow(wide[i], to + i);
-  }
-}
-
 // Up to kGroup vectors of one sample's channels.
 template <class T, int G>
 struct Group {
-  int64_t c, counts[G];
-  Vec<T> high[G], offset[G], rstd[G], gamma[G], beta[G];
-
-  T2ILAYERS_INLINE Affine<T> affine_of(int g, Vec<T> x, Vec<T> m) const {
-    return affine<T>(x, m, high[g], offset[g], rstd[g], gamma[g], beta[g]);
-  }
+  int64_t counts[G];
+  Rows<T> rows[G];
 };
 
 // Statistics as the formulas take them: (high, offset, rstd; samples or 1; c).
@@ -74,17 +49,17 @@ struct Table {
   const Problem& p;
   T* data;
 
-  int64_t samples() const { return p.groups ? p.n : 1; }
+  static int64_t samples(const Problem& p) { return p.groups > 0 ? p.n : 1; }
   T* at(int64_t what, int64_t n, int64_t c) const {
-    return data + (what * samples() + (p.groups ? n : 0)) * p.c + c;
+    return data + (what * samples(p) + (p.groups > 0 ? n : 0)) * p.c + c;
   }
-  static int64_t size(const Problem& p) { return 3 * (p.groups ? p.n : 1) * p.c; }
+  static int64_t bytes(const Problem& p) { return ceil_div(3 * samples(p) * p.c * int64_t(sizeof(T)), 64) * 64; }
 
   void fill(const double* mean, const double* var) const {
-    for (int64_t n = 0; n < samples(); ++n)
+    for (int64_t n = 0; n < samples(p); ++n)
       for (int64_t c = 0; c < p.c; ++c) {
         const int64_t k = statistic(p, n, c);
-        const Scale<T> scale = Scale<T>::of(mean[k], var[k], p.eps);
+        const Scale<T> scale = p.normalized() ? Scale<T>::of(mean[k], var[k], p.eps) : Scale<T>::none();
         *at(0, n, c) = scale.high;
         *at(1, n, c) = scale.offset;
         *at(2, n, c) = scale.rstd;
@@ -94,19 +69,32 @@ struct Table {
   template <int G>
   T2ILAYERS_INLINE Group<T, G> group(const void* gamma, const void* beta, int64_t n, int64_t c) const {
     Group<T, G> out;
-    out.c = c;
     for (int g = 0; g < G; ++g) {
       const int64_t from = c + g * kLanes<T>, count = smaller(kLanes<T>, p.c - from);
       out.counts[g] = count;
-      out.high[g] = load(at(0, n, from), count);
-      out.offset[g] = load(at(1, n, from), count);
-      out.rstd[g] = load(at(2, n, from), count);
-      out.gamma[g] = load(static_cast<const T*>(gamma) + n * p.c + from, count);
-      out.beta[g] = load(static_cast<const T*>(beta) + n * p.c + from, count);
+      Rows<T>& r = out.rows[g];
+      r.high = load(at(0, n, from), count);
+      r.offset = load(at(1, n, from), count);
+      r.rstd = load(at(2, n, from), count);
+      r.gamma = p.maps ? Vec<T>{} : load_any<T>(gamma, p.gamma_dtype, n * p.c + from, count);
+      r.beta = p.maps ? Vec<T>{} : load_any<T>(beta, p.beta_dtype, n * p.c + from, count);
+      r.keep = splat<T>(T(p.absolute));
     }
     return out;
   }
 };
+
+// The masks of an item's pixels of y, in the order of for_copies.
+template <class T>
+T2ILAYERS_INLINE void fetch_masks(const Pixels& pixels, const void* mask, int64_t item, T* to) {
+  const Problem& p = pixels.p;
+  const int64_t first = pixels.first(item), count = pixels.count(item), sample = pixels.sample(item) * p.out_pixels();
+  int64_t at = 0;
+  for (int64_t i = 0; i < count; ++i)
+    pixels.for_copies(first + i, [&](int64_t copy) T2ILAYERS_LAMBDA {
+      to[at++] = mask ? T(read(mask, p.mask_dtype, sample + copy)) : T(1);
+    });
+}
 
 // body(vectors, first channel, whether they are whole): full groups, then single vectors, then what is left.
 template <class T, class Body>
@@ -118,15 +106,17 @@ T2ILAYERS_INLINE void for_groups(int64_t channels, Body body) {
   if (c < channels) body(Constant<1>{}, c, Constant<false>{});
 }
 
-// body(statistic, first sample, last sample, first channel, last channel), in parallel.
+// body(statistic, first sample, last sample, first channel, last channel), in parallel. Without statistics, a channel
+// stands for one.
 template <class Body>
 void for_each_statistic(const Problem& p, Parallel run, const Body& body) {
   constexpr int64_t some = 16;
-  parallel(run, ceil_div(p.statistics(), some), [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin * some; k < smaller(p.statistics(), end * some); ++k) {
-      const int64_t width = p.groups ? p.c / p.groups : 1, n = p.groups ? k / p.groups : 0;
-      const int64_t c = p.groups ? k % p.groups * width : k;
-      body(k, n, p.groups ? n + 1 : p.n, c, c + width);
+  const int64_t all = p.groups > 0 ? p.statistics() : p.c;
+  parallel(run, ceil_div(all, some), [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin * some; k < smaller(all, end * some); ++k) {
+      const int64_t width = p.groups > 0 ? p.c / p.groups : 1, n = p.groups > 0 ? k / p.groups : 0;
+      const int64_t c = p.groups > 0 ? k % p.groups * width : k;
+      body(k, n, p.groups > 0 ? n + 1 : p.n, c, c + width);
     }
   });
 }
@@ -137,17 +127,17 @@ struct PixelsForward {
   const Forward& f;
   Table<T> table;
   double* partial;  // (items, 2, c): means and squared deviations
+  const Activated<T> activated;
 
   PixelsForward(const Problem& p, const Forward& f, void* scratch)
       : pixels(p), f(f), table{p, static_cast<T*>(scratch)},
-        partial(reinterpret_cast<double*>(static_cast<char*>(scratch) + padded(Table<T>::size(p) * sizeof(T)))) {}
+        partial(reinterpret_cast<double*>(static_cast<char*>(scratch) + Table<T>::bytes(p))), activated(p) {}
 
-  static int64_t padded(int64_t bytes) { return ceil_div(bytes, 64) * 64; }
   static int64_t scratch_bytes(const Problem& p) {
-    return padded(Table<T>::size(p) * sizeof(T)) + Pixels(p).items() * 2 * p.c * sizeof(double);
+    return Table<T>::bytes(p) + Pixels(p).items() * 2 * p.c * sizeof(double);
   }
 
-  void reduce(int64_t item) const {
+  __attribute__((noinline)) void reduce(int64_t item) const {
     const Problem& p = pixels.p;
     const int64_t count = pixels.count(item);
     const S* x = static_cast<const S*>(f.x) + (pixels.sample(item) * p.pixels() + pixels.first(item)) * p.c;
@@ -156,63 +146,85 @@ struct PixelsForward {
       constexpr int G = decltype(vectors)::value;
       const int64_t some = whole.value ? kLanes<T> : p.c - c;
       auto value = [&](int64_t i, int g) T2ILAYERS_LAMBDA {
-        return load_channels<T>(x + i * p.c + c + g * kLanes<T>, some);
+        return load_as<T>(x + i * p.c + c + g * kLanes<T>, some);
       };
-      Vec<T> shift[G] = {}, delta[G] = {}, total[G] = {}, squares[G] = {};
-      for (int g = 0; g < G; ++g) shift[g] = value(0, g);
+      Vec<T> start[G] = {}, delta[G] = {}, total[G] = {}, squares[G] = {};
+      for (int g = 0; g < G; ++g) start[g] = value(0, g);
       for (int64_t i = 0; i < count; ++i)
-        for (int g = 0; g < G; ++g) total[g] += value(i, g) - shift[g];
+        for (int g = 0; g < G; ++g) total[g] += value(i, g) - start[g];
       for (int g = 0; g < G; ++g) delta[g] = total[g] / splat<T>(T(count));
       for (int64_t i = 0; i < count; ++i)
         for (int g = 0; g < G; ++g) {
-          const Vec<T> d = (value(i, g) - shift[g]) - delta[g];
+          const Vec<T> d = (value(i, g) - start[g]) - delta[g];
           squares[g] = fma<T>(d, d, squares[g]);
         }
       for (int g = 0; g < G; ++g)
         for (int64_t j = 0; j < some; ++j) {
           const int64_t at = c + g * kLanes<T> + j;
-          means[at] = double(shift[g][j]) + double(delta[g][j]);
+          means[at] = double(start[g][j]) + double(delta[g][j]);
           means[p.c + at] = squares[g][j];
         }
     });
+    for (int64_t c = 0; c < p.c; ++c)
+      if (!(means[p.c + c] - means[p.c + c] == 0)) reduce_wide(x + c, count, means + c);
+  }
+
+  // A channel that is not finite, or whose arithmetic has overflown.
+  __attribute__((noinline)) void reduce_wide(const S* x, int64_t count, double* mean) const {
+    const int64_t c = pixels.p.c;
+    double total = 0, squares = 0;
+    for (int64_t i = 0; i < count; ++i) total += double(load_as<T>(x + i * c, 1)[0]);
+    *mean = total / double(count);
+    for (int64_t i = 0; i < count; ++i) {
+      const double d = double(load_as<T>(x + i * c, 1)[0]) - *mean;
+      squares += d * d;
+    }
+    mean[c] = squares;
   }
 
   void finish(Parallel run) const {
     const Problem& p = pixels.p;
     for_each_statistic(p, run, [&](int64_t k, int64_t n0, int64_t n1, int64_t c0, int64_t c1) {
-      Moments all;
-      for (int64_t item = n0 * pixels.runs; item < n1 * pixels.runs; ++item)
-        for (int64_t c = c0; c < c1; ++c) {
-          const double* means = partial + item * 2 * p.c + c;
-          all.merge(pixels.count(item), means[0], means[p.c]);
-        }
-      f.mean[k] = all.mean;
-      f.var[k] = all.count ? all.m2 / all.count : 0;
+      auto each = [&](auto body) T2ILAYERS_LAMBDA {
+        for (int64_t item = n0 * pixels.runs; item < n1 * pixels.runs; ++item)
+          for (int64_t c = c0; c < c1; ++c) {
+            const double* means = partial + item * 2 * p.c + c;
+            body(double(pixels.count(item)), means[0], means[p.c]);
+          }
+      };
+      merge(each, f.mean + k, f.var + k);
       update_running(p, f.running, k, f.mean[k], f.var[k]);
     });
   }
 
-  void apply(int64_t item) const {
+  template <bool kMaps>
+  __attribute__((noinline)) void apply(int64_t item, T* masks) const {
     const Problem& p = pixels.p;
     const int64_t n = pixels.sample(item), first = pixels.first(item), count = pixels.count(item);
     const S* x = static_cast<const S*>(f.x) + (n * p.pixels() + first) * p.c;
-    S* y = static_cast<S*>(f.y) + n * p.out_pixels() * p.c;
-    const T* mask = f.mask ? static_cast<const T*>(f.mask) + n * p.out_pixels() : nullptr;
-    const Vec<T> slope = splat<T>(T(p.slope));
-    const bool stream = leaves_caches<S, T>(p.n * p.c * p.out_pixels());
+    S* y = static_cast<S*>(f.y);
+    if (!kMaps) fetch_masks(pixels, f.mask, item, masks);
+    const bool stream = leaves_caches<S>(p.n * p.c * p.out_pixels());
     for_groups<T>(p.c, [&](auto vectors, int64_t c, auto whole) T2ILAYERS_LAMBDA {
       constexpr int G = decltype(vectors)::value;
       const int64_t some = whole.value ? kLanes<T> : p.c - c;
       const auto group = table.template group<G>(f.gamma, f.beta, n, c);
+      int64_t at = 0;
       for (int64_t i = 0; i < count; ++i) {
-        Vec<T> xv[G];
-        for (int g = 0; g < G; ++g) xv[g] = load_channels<T>(x + i * p.c + c + g * kLanes<T>, some);
+        Vec<T> xhat[G];
+        for (int g = 0; g < G; ++g)
+          xhat[g] = normalized<T>(load_as<T>(x + i * p.c + c + g * kLanes<T>, some), group.rows[g]);
         pixels.for_copies(first + i, [&](int64_t copy) T2ILAYERS_LAMBDA {
-          const Vec<T> m = splat<T>(mask ? mask[copy] : T(1));
+          const Vec<T> m = splat<T>(kMaps ? T(0) : masks[at++]);
           for (int g = 0; g < G; ++g) {
-            const Vec<T> z = group.affine_of(g, xv[g], m).z;
-            store_channels<T>(y + copy * p.c + c + g * kLanes<T>, activate<T>(z, z, slope), some,
-                              stream);
+            const int64_t to = (n * p.out_pixels() + copy) * p.c + c + g * kLanes<T>;
+            Point<T> v;
+            if constexpr (kMaps)
+              v = point<T>(xhat[g], load_any<T>(f.gamma, p.gamma_dtype, to, some),
+                           load_any<T>(f.beta, p.beta_dtype, to, some), group.rows[g]);
+            else
+              v = point<T>(xhat[g], m, group.rows[g]);
+            put_as<T>(y + to, activated(v.z), some, stream);
           }
         });
       }
@@ -226,22 +238,28 @@ struct PixelsBackward {
   const Pixels pixels;
   const Backward& b;
   Table<T> table;
-  T* partial;  // (items, 4, c): sums of dz, dz xhat, dz m, dz m xhat
+  T* partial;  // (items, 4, c): sums of dz, dz xhat, dz m, dz m xhat; of maps, of dz a, dz a xhat
+  const Activated<T> activated;
 
   PixelsBackward(const Problem& p, const Backward& b, void* scratch)
-      : pixels(p), b(b), table{p, static_cast<T*>(scratch)}, partial(table.data + Table<T>::size(p)) {}
+      : pixels(p), b(b), table{p, static_cast<T*>(scratch)},
+        partial(reinterpret_cast<T*>(static_cast<char*>(scratch) + Table<T>::bytes(p))), activated(p) {}
 
   static int64_t scratch_bytes(const Problem& p) {
-    return (Table<T>::size(p) + Pixels(p).items() * 4 * p.c) * sizeof(T);
+    return Table<T>::bytes(p) + Pixels(p).items() * 4 * p.c * sizeof(T);
   }
 
-  void reduce(Buffer<Vec<T>>& dmasks, int64_t item) const {
+  // Whether one pass gives the sums and dx: dx needs no sums.
+  bool at_once() const { return b.constant && b.reduce && b.input; }
+
+  template <bool kMaps>
+  __attribute__((noinline)) void reduce(Vec<T>* dmasks, T* masks, int64_t item) const {
     const Problem& p = pixels.p;
     const int64_t n = pixels.sample(item), first = pixels.first(item), count = pixels.count(item);
     const S* x = static_cast<const S*>(b.x) + (n * p.pixels() + first) * p.c;
-    const S* dy = static_cast<const S*>(b.dy) + n * p.out_pixels() * p.c;
-    const T* mask = b.mask ? static_cast<const T*>(b.mask) + n * p.out_pixels() : nullptr;
-    const Vec<T> slope = splat<T>(T(p.slope));
+    S* dx = at_once() ? static_cast<S*>(b.dx) + (n * p.pixels() + first) * p.c : nullptr;
+    const S* dy = static_cast<const S*>(b.dy);
+    if (!kMaps) fetch_masks(pixels, b.mask, item, masks);
     for_groups<T>(p.c, [&](auto vectors, int64_t c, auto whole) T2ILAYERS_LAMBDA {
       constexpr int G = decltype(vectors)::value;
       const int64_t some = whole.value ? kLanes<T> : p.c - c;
@@ -249,34 +267,51 @@ struct PixelsBackward {
       Vec<T> sums[G][4] = {};
       int64_t at = 0;
       for (int64_t i = 0; i < count; ++i) {
-        Vec<T> xv[G];
-        for (int g = 0; g < G; ++g) xv[g] = load_channels<T>(x + i * p.c + c + g * kLanes<T>, some);
+        Vec<T> xhat[G], dxhat[G] = {};
+        for (int g = 0; g < G; ++g)
+          xhat[g] = normalized<T>(load_as<T>(x + i * p.c + c + g * kLanes<T>, some), group.rows[g]);
         pixels.for_copies(first + i, [&](int64_t copy) T2ILAYERS_LAMBDA {
-          const Vec<T> m = splat<T>(mask ? mask[copy] : T(1));
+          const Vec<T> m = splat<T>(kMaps ? T(0) : masks[at]);
           Vec<T> dm{};
           for (int g = 0; g < G; ++g) {
-            const Affine<T> v = group.affine_of(g, xv[g], m);
-            const Vec<T> dyv = load_channels<T>(dy + copy * p.c + c + g * kLanes<T>, some);
-            const Vec<T> dz = activate<T>(v.z, dyv, slope), dzm = dz * m;
-            sums[g][0] += dz;
-            sums[g][1] = fma<T>(dz, v.xhat, sums[g][1]);
-            sums[g][2] += dzm;
-            sums[g][3] = fma<T>(dzm, v.xhat, sums[g][3]);
-            dm = fma<T>(dz, v.shift, dm);
+            const int64_t from = (n * p.out_pixels() + copy) * p.c + c + g * kLanes<T>;
+            const Vec<T> dyv = load_as<T>(dy + from, some);
+            if constexpr (kMaps) {
+              const Point<T> v = point<T>(xhat[g], load_any<T>(b.gamma, p.gamma_dtype, from, some),
+                                          load_any<T>(b.beta, p.beta_dtype, from, some), group.rows[g]);
+              const Vec<T> dz = activated.through(v.z, dyv), dza = dz * v.a;
+              store_any<T>(dz, b.dbeta, p.beta_dtype, from, some);
+              store_any<T>(dz * v.xhat, b.dgamma, p.gamma_dtype, from, some);
+              sums[g][0] += dza;
+              sums[g][1] = fma<T>(dza, v.xhat, sums[g][1]);
+              dxhat[g] += dza;
+            } else {
+              const Point<T> v = point<T>(xhat[g], m, group.rows[g]);
+              const Vec<T> dz = activated.through(v.z, dyv), dzm = dz * m;
+              sums[g][0] += dz;
+              sums[g][1] = fma<T>(dz, v.xhat, sums[g][1]);
+              sums[g][2] += dzm;
+              sums[g][3] = fma<T>(dzm, v.xhat, sums[g][3]);
+              dm = fma<T>(dz, shift<T>(v.xhat, group.rows[g]), dm);
+              dxhat[g] = fma<T>(dz, v.a, dxhat[g]);
+            }
           }
-          if (b.dmask) dmasks.data[at] = c ? dmasks.data[at] + dm : dm;
+          if (!kMaps && b.dmask) dmasks[at] = c ? dmasks[at] + dm : dm;
           ++at;
         });
+        if (dx)
+          for (int g = 0; g < G; ++g)
+            put_as<T>(dx + i * p.c + c + g * kLanes<T>, dxhat[g] * group.rows[g].rstd, some, false);
       }
       for (int g = 0; g < G; ++g)
         for (int q = 0; q < 4; ++q)
           store(partial + (item * 4 + q) * p.c + c + g * kLanes<T>, sums[g][q], some);
     });
-    if (!b.dmask) return;
+    if (kMaps || !b.dmask) return;
     int64_t at = 0;
     for (int64_t i = 0; i < count; ++i)
-      pixels.for_copies(first + i, [&](int64_t copy) {
-        static_cast<T*>(b.dmask)[n * p.out_pixels() + copy] = sum<T>(dmasks.data[at++]);
+      pixels.for_copies(first + i, [&](int64_t copy) T2ILAYERS_LAMBDA {
+        write(sum<T>(dmasks[at++]), b.dmask, p.mask_dtype, n * p.out_pixels() + copy);
       });
   }
 
@@ -289,55 +324,55 @@ struct PixelsBackward {
           double q[4] = {};
           for (int64_t item = n * pixels.runs; item < (n + 1) * pixels.runs; ++item)
             for (int j = 0; j < 4; ++j) q[j] += partial[(item * 4 + j) * p.c + c];
-          const double gamma = static_cast<const T*>(b.gamma)[n * p.c + c];
-          s1 += q[0] + gamma * q[2];
-          s2 += q[1] + gamma * q[3];
-          static_cast<T*>(b.dbeta)[n * p.c + c] = T(q[2]);
-          static_cast<T*>(b.dgamma)[n * p.c + c] = T(q[3]);
+          finish_row(p, b, n * p.c + c, q, &s1, &s2);
         }
+      if (!p.normalized()) return;
       b.sums[k] = s1;
       b.sums[p.statistics() + k] = s2;
     });
   }
 
-  void apply(int64_t item) const {
+  template <bool kMaps>
+  __attribute__((noinline)) void apply(int64_t item, T* masks) const {
     const Problem& p = pixels.p;
     const int64_t n = pixels.sample(item), first = pixels.first(item), count = pixels.count(item);
     const S* x = static_cast<const S*>(b.x) + (n * p.pixels() + first) * p.c;
-    const S* dy = static_cast<const S*>(b.dy) + n * p.out_pixels() * p.c;
+    const S* dy = static_cast<const S*>(b.dy);
     S* dx = static_cast<S*>(b.dx) + (n * p.pixels() + first) * p.c;
-    const T* mask = b.mask ? static_cast<const T*>(b.mask) + n * p.out_pixels() : nullptr;
-    const Vec<T> slope = splat<T>(T(p.slope)), one = splat<T>(1);
-    // Sums of this call are divided by the count; those from outside were.
-    const double scale = b.reduce ? 1.0 / double(p.count()) : 1;
-    const bool stream = leaves_caches<S, T>(p.n * p.c * p.pixels());
+    if (!kMaps) fetch_masks(pixels, b.mask, item, masks);
+    const bool stream = leaves_caches<S>(p.n * p.c * p.pixels());
     for_groups<T>(p.c, [&](auto vectors, int64_t c, auto whole) T2ILAYERS_LAMBDA {
       constexpr int G = decltype(vectors)::value;
       const int64_t some = whole.value ? kLanes<T> : p.c - c;
       const auto group = table.template group<G>(b.gamma, b.beta, n, c);
       Vec<T> k1[G] = {}, k2[G] = {};
-      if (!b.constant)
-        for (int g = 0; g < G; ++g)
-          for (int64_t j = 0; j < some; ++j) {
-            const int64_t k = statistic(p, n, c + g * kLanes<T> + j);
-            k1[g][j] = T(b.sums[k] * scale);
-            k2[g][j] = T(b.sums[p.statistics() + k] * scale);
-          }
+      for (int g = 0; g < G; ++g)
+        for (int64_t j = 0; j < some; ++j) {
+          const Correction<T> k(p, b, n, c + g * kLanes<T> + j, group.rows[g].rstd[j]);
+          k1[g][j] = -k.k1, k2[g][j] = -k.k2;
+        }
+      int64_t at = 0;
       for (int64_t i = 0; i < count; ++i) {
-        Vec<T> xv[G], dxhat[G] = {};
-        for (int g = 0; g < G; ++g) xv[g] = load_channels<T>(x + i * p.c + c + g * kLanes<T>, some);
+        Vec<T> xhat[G], dxhat[G] = {};
+        for (int g = 0; g < G; ++g)
+          xhat[g] = normalized<T>(load_as<T>(x + i * p.c + c + g * kLanes<T>, some), group.rows[g]);
         pixels.for_copies(first + i, [&](int64_t copy) T2ILAYERS_LAMBDA {
-          const Vec<T> m = splat<T>(mask ? mask[copy] : T(1));
+          const Vec<T> m = splat<T>(kMaps ? T(0) : masks[at++]);
           for (int g = 0; g < G; ++g) {
-            const Vec<T> z = group.affine_of(g, xv[g], m).z;
-            const Vec<T> dyv = load_channels<T>(dy + copy * p.c + c + g * kLanes<T>, some);
-            dxhat[g] = fma<T>(activate<T>(z, dyv, slope), fma<T>(group.gamma[g], m, one), dxhat[g]);
+            const int64_t from = (n * p.out_pixels() + copy) * p.c + c + g * kLanes<T>;
+            Point<T> v;
+            if constexpr (kMaps)
+              v = point<T>(xhat[g], load_any<T>(b.gamma, p.gamma_dtype, from, some),
+                           load_any<T>(b.beta, p.beta_dtype, from, some), group.rows[g]);
+            else
+              v = point<T>(xhat[g], m, group.rows[g]);
+            dxhat[g] = fma<T>(activated.through(v.z, load_as<T>(dy + from, some)), v.a, dxhat[g]);
           }
         });
         for (int g = 0; g < G; ++g) {
-          const Vec<T> xhat = group.affine_of(g, xv[g], Vec<T>{}).xhat;
-          store_channels<T>(dx + i * p.c + c + g * kLanes<T>,
-                            group.rstd[g] * fma<T>(-xhat, k2[g], dxhat[g] - k1[g]), some, stream);
+          // Where statistics are constant, xhat has no part in it: it may be inf.
+          const Vec<T> off = b.constant ? Vec<T>{} : fma<T>(xhat[g], k2[g], k1[g]);
+          put_as<T>(dx + i * p.c + c + g * kLanes<T>, fma<T>(dxhat[g], group.rows[g].rstd, off), some, stream);
         }
       }
     });
@@ -345,21 +380,22 @@ struct PixelsBackward {
   }
 };
 
-template <class T>
-int64_t pixels_scratch_bytes(const Problem& p) {
-  return larger(PixelsForward<T, T>::scratch_bytes(p), PixelsBackward<T, T>::scratch_bytes(p));
-}
-
-template <class Body>
+// body(item, masks, vectors of as many pixels): with a thread's memory for an item's pixels of y.
+template <class T, class Body>
 void for_items(Parallel run, const Pixels& pixels, const Body& body) {
   parallel(run, pixels.items(), [&](int64_t begin, int64_t end) {
-    for (int64_t item = begin; item < end; ++item) body(item);
+    const int64_t most = pixels.run * pixels.p.up * pixels.p.up;
+    Buffer<T> masks(most);
+    Buffer<Vec<T>> dmasks(most);
+    for (int64_t item = begin; item < end; ++item) body(item, masks.data, dmasks.data);
   });
 }
 
 template <class S, class T>
 void pixels_statistics(const PixelsForward<S, T>& pass, Parallel run) {
-  for_items(run, pass.pixels, [&](int64_t item) { pass.reduce(item); });
+  parallel(run, pass.pixels.items(), [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) pass.reduce(item);
+  });
   pass.finish(run);
 }
 
@@ -377,7 +413,12 @@ void pixels_forward(const Problem& p, const Forward& f, void* scratch, Parallel 
   const PixelsForward<S, T> pass(p, f, scratch);
   if (!f.given) pixels_statistics<S, T>(pass, run);
   pass.table.fill(f.mean, f.var);
-  for_items(run, pass.pixels, [&](int64_t item) { pass.apply(item); });
+  for_items<T>(run, pass.pixels, [&](int64_t item, T* masks, Vec<T>*) {
+    if (p.maps)
+      pass.template apply<true>(item, masks);
+    else
+      pass.template apply<false>(item, masks);
+  });
 }
 
 template <class S, class T>
@@ -385,11 +426,19 @@ void pixels_backward(const Problem& p, const Backward& b, void* scratch, Paralle
   const PixelsBackward<S, T> pass(p, b, scratch);
   pass.table.fill(b.mean, b.var);
   if (b.reduce) {
-    parallel(run, pass.pixels.items(), [&](int64_t begin, int64_t end) {
-      Buffer<Vec<T>> dmasks(b.dmask ? pass.pixels.run * p.up * p.up : 0);
-      for (int64_t item = begin; item < end; ++item) pass.reduce(dmasks, item);
+    for_items<T>(run, pass.pixels, [&](int64_t item, T* masks, Vec<T>* dmasks) {
+      if (p.maps)
+        pass.template reduce<true>(dmasks, masks, item);
+      else
+        pass.template reduce<false>(dmasks, masks, item);
     });
     pass.finish(run);
   }
-  if (b.input) for_items(run, pass.pixels, [&](int64_t item) { pass.apply(item); });
+  if (!b.input || pass.at_once()) return;
+  for_items<T>(run, pass.pixels, [&](int64_t item, T* masks, Vec<T>*) {
+    if (p.maps)
+      pass.template apply<true>(item, masks);
+    else
+      pass.template apply<false>(item, masks);
+  });
 }

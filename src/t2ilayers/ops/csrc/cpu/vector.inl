@@ -1,4 +1,4 @@
-// Vectors of the instruction set in force, conversions of storage types, and the op's per-element formulas.
+// Vectors of the instruction set in force, threads and their memory. What the op computes of them is in formula.inl.
 // Nothing here may call a template of the standard library: the linker keeps one copy of such a function, and
 // it could be the one compiled for instructions that this processor lacks.
 
@@ -105,10 +105,10 @@ T2ILAYERS_INLINE void store(T* to, Vec<T> v, int64_t count) {
 }
 
 // Whether a map of `count` values is gone from the caches before anyone reads it. Writing past them then spares
-// reading what is overwritten. A narrowed map is written by scalar code, which cannot.
-template <class S, class T>
+// reading what is overwritten.
+template <class S>
 T2ILAYERS_INLINE bool leaves_caches(int64_t count) {
-  return sizeof(S) == sizeof(T) && count * int64_t(sizeof(T)) > 16 << 20;
+  return count * int64_t(sizeof(S)) > 16 << 20;
 }
 
 // store, past the caches if asked for and `to` is aligned; `fence` before others read.
@@ -168,6 +168,14 @@ template <int N>
 struct Constant {
   static constexpr int value = N;
 };
+template <bool, class Yes, class No>
+struct If {
+  typedef Yes type;
+};
+template <class Yes, class No>
+struct If<false, Yes, No> {
+  typedef No type;
+};
 
 // Every lane twice: the first or, with From half of the lanes, the second half of the result.
 template <class T, int From, int... I>
@@ -206,151 +214,6 @@ T2ILAYERS_INLINE void for_vectors(int64_t length, Step step) {
   if (i < length) step(i, length - i);
 }
 
-// Storage types: float and double are themselves.
-struct Half {
-  uint16_t bits;
-};
-struct BFloat16 {
-  uint16_t bits;
-};
-
-T2ILAYERS_INLINE uint32_t bits_of(float f) {
-  uint32_t u;
-  __builtin_memcpy(&u, &f, 4);
-  return u;
-}
-T2ILAYERS_INLINE float float_of(uint32_t u) {
-  float f;
-  __builtin_memcpy(&f, &u, 4);
-  return f;
-}
-
-T2ILAYERS_INLINE float widen(float v) { return v; }
-T2ILAYERS_INLINE double widen(double v) { return v; }
-T2ILAYERS_INLINE float widen(BFloat16 v) { return float_of(uint32_t(v.bits) << 16); }
-// Exponents are rebiased by a multiplication, subnormals by a subtraction; both are exact.
-T2ILAYERS_INLINE float widen(Half v) {
-  const uint32_t shifted = uint32_t(v.bits) << 16, magnitude = shifted << 1;
-  const float normal = float_of((magnitude >> 4) + 0x70000000u) * 0x1p-112f;
-  const float subnormal = float_of((magnitude >> 17) | 0x3f000000u) - 0.5f;
-  const uint32_t chosen = magnitude < 0x08000000u ? bits_of(subnormal) : bits_of(normal);
-  return float_of((shifted & 0x80000000u) | chosen);
-}
-
-T2ILAYERS_INLINE void narrow(float v, float* to) { *to = v; }
-T2ILAYERS_INLINE void narrow(double v, double* to) { *to = v; }
-T2ILAYERS_INLINE void narrow(float v, BFloat16* to) {
-  const uint32_t u = bits_of(v);
-  const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1)) >> 16;
-  to->bits = uint16_t((u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
-}
-// The addition of a power of two lets the hardware round at the position where half's mantissa ends.
-T2ILAYERS_INLINE void narrow(float v, Half* to) {
-  const uint32_t u = bits_of(v), doubled = u << 1;
-  const float scaled = (float_of(u & 0x7fffffffu) * 0x1p112f) * 0x1p-110f;
-  uint32_t bias = doubled & 0xff000000u;
-  bias = bias < 0x71000000u ? 0x71000000u : bias;
-  const uint32_t sum = bits_of(float_of((bias >> 1) + 0x07800000u) + scaled);
-  const uint32_t magnitude = ((sum >> 13) & 0x7c00u) + (sum & 0x0fffu);
-  to->bits = uint16_t((u >> 16 & 0x8000u) | (doubled > 0xff000000u ? 0x7e00u : magnitude));
-}
-
-// Where to compute what goes to `to`: there, or in a buffer that write_back narrows into it.
-template <class T>
-T2ILAYERS_INLINE T* in_place(T* to, T*) {
-  return to;
-}
-template <class S, class T>
-T2ILAYERS_INLINE T* in_place(S*, T* buffer) {
-  return buffer;
-}
-template <class T>
-T2ILAYERS_INLINE void write_back(const T*, T*, int64_t) {}
-template <class S, class T>
-T2ILAYERS_INLINE void write_back(const T* from, S* to, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) narrow(from[i], to + i);
-}
-
-T2ILAYERS_INLINE int64_t statistic(const Problem& p, int64_t n, int64_t c) {
-  return p.groups ? n * p.groups + c / (p.c / p.groups) : c;
-}
-
-// A statistic as the formulas take it. The mean is split in two because a float cannot hold one that is 10^4
-// standard deviations from zero: xhat = ((x - high) - low) rstd, with offset = -low rstd.
-template <class T>
-struct Scale {
-  T high, offset, rstd;
-  static Scale of(double mean, double var, double eps) {
-    const double r = 1 / __builtin_sqrt(var + eps);
-    const T high = T(mean);
-    return {high, T((double(high) - mean) * r), T(r)};
-  }
-};
-
-// What a row (one sample's channel) brings to the formulas.
-template <class T>
-struct Row {
-  T high, offset, rstd, gamma, beta;
-};
-
-template <class T>
-struct Affine {
-  Vec<T> xhat, shift, z;  // shift = gamma xhat + beta, z = xhat + m shift
-};
-
-// Forward and backward must agree on the sign of z, so both take it from here.
-template <class T>
-T2ILAYERS_INLINE Affine<T> affine(Vec<T> x, Vec<T> m, Vec<T> high, Vec<T> offset, Vec<T> rstd, Vec<T> gamma,
-                                  Vec<T> beta) {
-  Affine<T> out;
-  out.xhat = fma<T>(x - high, rstd, offset);
-  out.shift = fma<T>(gamma, out.xhat, beta);
-  out.z = fma<T>(m, out.shift, out.xhat);
-  return out;
-}
-
-template <class T>
-T2ILAYERS_INLINE Affine<T> affine(Vec<T> x, Vec<T> m, const Row<T>& r) {
-  return affine<T>(x, m, splat<T>(r.high), splat<T>(r.offset), splat<T>(r.rstd), splat<T>(r.gamma),
-                   splat<T>(r.beta));
-}
-
-// act(v) where `z` decides the branch: the activation for v = z, its gradient for v = dy.
-template <class T>
-T2ILAYERS_INLINE Vec<T> activate(Vec<T> z, Vec<T> v, Vec<T> slope) {
-  return z > 0 ? v : v * slope;
-}
-
-// A value of a tensor, whatever its dtype: for what is not worth a vector.
-T2ILAYERS_INLINE double read(const void* from, DType type, int64_t i) {
-  switch (type) {
-    case DType::f64: return static_cast<const double*>(from)[i];
-    case DType::f16: return widen(static_cast<const Half*>(from)[i]);
-    case DType::bf16: return widen(static_cast<const BFloat16*>(from)[i]);
-    default: return static_cast<const float*>(from)[i];
-  }
-}
-T2ILAYERS_INLINE void write(double value, void* to, DType type, int64_t i) {
-  switch (type) {
-    case DType::f64: static_cast<double*>(to)[i] = value; return;
-    case DType::f16: narrow(float(value), static_cast<Half*>(to) + i); return;
-    case DType::bf16: narrow(float(value), static_cast<BFloat16*>(to) + i); return;
-    default: static_cast<float*>(to)[i] = float(value);
-  }
-}
-
-// Moves running statistics towards those of the batch, as torch.lerp does.
-inline void update_running(const Problem& p, const Running& running, int64_t k, double mean, double var) {
-  const double count = double(p.count() * running.repeats);
-  if (!running.mean || count == 0) return;
-  auto move = [&](void* of, double batch) {
-    const double now = read(of, running.dtype, k);
-    write(now + running.momentum * (batch - now), of, running.dtype, k);
-  };
-  move(running.mean, mean);
-  move(running.var, var * (count / (count > 1 ? count - 1 : 1)));
-}
-
 // Count, mean and sum of squared deviations; merging (Chan et al.) is exact where E[x^2] - E[x]^2 is not.
 struct Moments {
   double count = 0, mean = 0, m2 = 0;
@@ -361,11 +224,26 @@ struct Moments {
       return;
     }
     const double total = count + other_count, delta = other_mean - mean;
-    mean += delta * (other_count / total);
+    // inf stays inf, as in a sum.
+    mean = delta - delta == 0 ? mean + delta * (other_count / total) : (count * mean + other_count * other_mean) / total;
     m2 += other_m2 + delta * delta * (count * other_count / total);
     count = total;
   }
 };
+
+// The same of each(body), which calls body(values, mean, squared deviations) for every part: in two passes over few
+// numbers, without a division for each part, which would show on small maps. A mean of inf stays inf.
+template <class Each>
+T2ILAYERS_INLINE void merge(const Each& each, double* mean, double* var) {
+  double count = 0, total = 0, m2 = 0;
+  each([&](double values, double part, double) T2ILAYERS_LAMBDA { count += values, total += values * part; });
+  const double all = count ? total / count : 0;
+  each([&](double values, double part, double squares) T2ILAYERS_LAMBDA {
+    m2 += squares + values * (part - all) * (part - all);
+  });
+  *mean = all;
+  *var = count ? m2 / count : 0;
+}
 
 // Runs body(begin, end) in parallel over parts of [0, tasks).
 template <class Body>

@@ -25,7 +25,7 @@ struct Cuda {
   }
 
   // Enough for any call.
-  static int64_t scratch_bytes(const Problem& p) {
+  static int64_t scratch_bytes(const Problem& p, Pass) {
     STD_TORCH_CHECK(p.out_pixels() <= int64_t(1) << 30 && p.c <= int64_t(1) << 30,
                     "on CUDA a channel of the output has at most 2^30 pixels, got ", p.out_pixels());
     return gpu::typed(p, [&](auto calls) {
