@@ -240,7 +240,9 @@ def test_torch_finds_the_registration_of_a_chain_in_order(last):
         torch.library.opcheck(OPS.affine_chain_backward.default, (*arguments, True, True))
         for needs in ((True, False), (False, True)):
             torch.library.opcheck(
-                OPS.affine_chain_backward.default, (*arguments, *needs), test_utils=("test_schema", "test_faketensor")
+                OPS.affine_chain_backward.default,
+                (*arguments, *needs),
+                test_utils=("test_schema", "test_faketensor"),
             )
 
 

@@ -72,7 +72,7 @@ def affine_chain(
     )
     features = x if x.dim() == 4 else as_4d(x)
     slope = slope_of(activation, negative_slope)
-    kernels = runs_native(x.device.type, x.dtype, impl, lacks_chain(x.device.type, len(gammas)))
+    kernels = runs_native(x.device.type, x.dtype, impl, lacks_chain(len(gammas)))
     y = (native_chain if kernels else reference_chain)(
         features, gammas, betas, slope, activation == "silu", upsample
     )

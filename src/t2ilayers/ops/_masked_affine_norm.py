@@ -162,7 +162,7 @@ def masked_affine_norm(
             running = Running(running_mean, running_var, momentum=momentum, repeats=repeats)
         else:
             given = running_mean, running_var
-    missing = lacks(x.device.type, options, maps=gamma.dim() == 4)
+    missing = lacks(x, gamma, beta, mask)
     implementation = native if runs_native(x.device.type, x.dtype, impl, missing) else reference
     y = implementation(
         features, gamma, beta, mask, options, given=given, running=running, process_group=process_group

@@ -29,10 +29,10 @@ _is_compiling = torch.compiler.is_compiling
 _is_grad_enabled = torch.is_grad_enabled
 
 
-def lacks(device: str, options: Options, *, maps: bool) -> str | None:
-    """One sentence on what of a call the kernels of a device do not have, or None."""
-    if device == "cuda" and (options.groups < 0 or options.silu or options.absolute or maps):
-        return 'the CUDA kernels have no stats="none", scale="absolute", activation="silu" or maps'
+def lacks(x: Tensor, gamma: Tensor, beta: Tensor, mask: Tensor | None) -> str | None:
+    """One sentence on what of a call the kernels of its device do not have, or None."""
+    if gamma.dim() == 4 and x.is_cuda and (mask is not None or not gamma.dtype == beta.dtype == x.dtype):
+        return "the CUDA kernels take gamma and beta as maps in the dtype of x and without a mask only"
     return None
 
 
@@ -77,8 +77,6 @@ def native(
         mask = mask.to(torch.promote_types(gamma.dtype, torch.float32))
         gamma = torch.addcmul(1 - mask, gamma, mask) if options.absolute else gamma * mask
         beta, mask = beta * mask, None
-    if not x.is_cpu:  # the CUDA kernels take these in float32
-        gamma, beta, mask = gamma.float(), beta.float(), None if mask is None else mask.float()
     if process_group is not None and given is None:
         return _synchronized(x, gamma, beta, mask, options, running, process_group)
     if _is_compiling():
@@ -122,7 +120,7 @@ def _run_forward(
 def _written_by_kernels(running: Running) -> bool:
     mean, var = running.mean, running.var
     return (
-        mean.is_cpu and mean.dtype == var.dtype and mean.dtype in _DTYPES
+        mean.dtype == var.dtype and mean.dtype in _DTYPES
         and mean.is_contiguous() and var.is_contiguous() and not mean.is_inference()
     )  # fmt: skip
 

@@ -19,11 +19,11 @@ _forward: Any
 _backward: Any
 
 
-def lacks_chain(device: str, pairs: int) -> str | None:
-    """One sentence on what of a call the kernels of a device do not have, or None."""
+def lacks_chain(pairs: int) -> str | None:
+    """One sentence on what of a call the kernels do not have, or None."""
     if pairs > _MOST_PAIRS:
         return f"native kernels take up to {_MOST_PAIRS} pairs, got {pairs}"
-    return "the CUDA kernels have no chain" if device == "cuda" else None
+    return None
 
 
 def register() -> None:
