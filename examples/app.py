@@ -33,9 +33,10 @@ import torch
 import tyro
 from torch import Tensor
 
+from flags import run_script
 from t2ilayers import SSAGAN
 from t2ilayers.figures import to_picture
-from t2ilayers.training import keep_large_blocks
+from t2ilayers.training import say
 
 PAGE = Path(__file__).with_suffix(".html")
 MOST_BYTES = 4 * 2**20  # of a request; painted masks for 256 px are 0.1 MB
@@ -303,22 +304,14 @@ def serve(arguments: Arguments) -> None:
     model = SSAGAN.from_pretrained(arguments.model, discriminator=False, image_encoder=False)
     model.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
     with App(model, arguments.host, arguments.port) as app:
-        print(f"{arguments.model} at {app.address}, Ctrl-C ends", flush=True)
-        app.serve_forever()
+        say(f"{arguments.model} at {app.address}, Ctrl-C ends")
+        with contextlib.suppress(KeyboardInterrupt):
+            app.serve_forever()
 
 
 def main() -> int:
-    arguments = tyro.cli(Arguments)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without it
-    keep_large_blocks()
-    try:
-        serve(arguments)
-    except (OSError, ValueError) as error:
-        print(f"app.py: {textwrap.shorten(str(error), 600)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print()
-    return 0
+    return run_script("app", lambda: serve(tyro.cli(Arguments)))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import os
 import platform
 import shlex
 import sys
-import textwrap
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ import tyro
 from tqdm import tqdm
 
 import t2ilayers
+from flags import run_script
 from inception_measures import InceptionArguments, measure_inception, open_judges
 from t2ilayers import SSAGAN
 from t2ilayers._files import written_whole
@@ -42,7 +43,6 @@ from t2ilayers.metrics import (
     train_attribute_classifier,
 )
 from t2ilayers.models import SSAGeneratorOutput
-from t2ilayers.training import keep_large_blocks
 
 BATCH_SIZE = 64
 CANDIDATES = 100
@@ -81,14 +81,7 @@ class Arguments:
 
 
 def main() -> int:
-    arguments = tyro.cli(Arguments)
-    keep_large_blocks()
-    try:
-        evaluate(arguments)
-    except (ImportError, OSError, ValueError) as error:
-        print(f"evaluate.py: {textwrap.shorten(str(error), 600)}", file=sys.stderr)
-        return 2
-    return 0
+    return run_script("evaluate", lambda: evaluate(tyro.cli(Arguments)))
 
 
 def evaluate(arguments: Arguments) -> None:
@@ -97,7 +90,7 @@ def evaluate(arguments: Arguments) -> None:
     if arguments.truncation is not None and not arguments.truncation > 0:
         raise ValueError(f"--truncation must be > 0, got {arguments.truncation}")
     if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)  # learn of it before the work, not after
+        check_writable(arguments.out)  # learn of it before the work, not after
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     judges = open_judges(arguments.inception, device)
     clip = None if arguments.clip is None else CLIPEncoder(arguments.clip, device)
@@ -160,6 +153,15 @@ def evaluate(arguments: Arguments) -> None:
     if arguments.out is not None:
         with written_whole(arguments.out) as path:
             path.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that could not be written at the end."""
+    if path.is_dir():
+        raise IsADirectoryError(f"--out must be a file, got the folder {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent) as file:
+        file.write(b"room for the results")
 
 
 def generated_beside_real(

@@ -9,26 +9,29 @@ import openmp
 
 import re
 import sys
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from flags import run_script
 from t2ilayers import SSAGAN
+from t2ilayers._files import some
 from t2ilayers.figures import mask_sheet, sample_sheet, save_image, to_picture
-from t2ilayers.training import keep_large_blocks
+from t2ilayers.training import say
 
 
 @dataclass
 class Arguments:
-    """Draw pictures from captions with a saved model: a PNG a caption, or sheets of all."""
+    """Draw pictures from captions with a saved model: a PNG per picture, or sheets of all."""
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Folder written by SSAGAN.save_pretrained."""
     captions: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CAPTION ...")]
     """Sentences, each in quotes, of words that the model knows."""
+    count: int = 1
+    """Pictures per caption, at least 1, each of other noise."""
     seed: int = 0
     """Of the noise, at least 0 and below 2^63."""
     truncation: float | None = None
@@ -40,6 +43,8 @@ class Arguments:
     """Write all pictures with their captions on one sheet, sheet.png."""
     masks: bool = False
     """Write the pictures beside the masks of every block, masks.png."""
+    overwrite: bool = False
+    """Replace files of the same names in --out, which are kept otherwise."""
 
 
 def draw(arguments: Arguments) -> None:
@@ -47,32 +52,31 @@ def draw(arguments: Arguments) -> None:
         raise ValueError('captions must be at least one sentence, got none; try "a red circle"')
     if not 0 <= arguments.seed < 2**63:
         raise ValueError(f"--seed must be in [0, 2^63), got {arguments.seed}")
-    captions = arguments.captions
+    if arguments.count < 1:
+        raise ValueError(f"--count must be at least 1, got {arguments.count}")
+    count = arguments.count
+    captions = [caption for caption in arguments.captions for _ in range(count)]
     model = SSAGAN.from_pretrained(arguments.model, discriminator=False, image_encoder=False)
     images, masks = model.generate(captions, seed=arguments.seed, truncation=arguments.truncation)
     pictures = {}
     if arguments.grid:
-        pictures["sheet.png"] = sample_sheet(images, captions)
+        pictures["sheet.png"] = sample_sheet(images, captions, columns=count if count > 1 else None)
     if arguments.masks:
         pictures["masks.png"] = mask_sheet(images, masks, captions)
     if not pictures:
         for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
             slug = re.sub(r"\W+", "-", caption.lower()).strip("-")[:60]
             pictures[f"{number:02d}-{slug}.png"] = to_picture(image)
+    there = [name for name in pictures if (arguments.out / name).exists()]
+    if there and not arguments.overwrite:
+        raise ValueError(f"{arguments.out} already has {some(there)}; use another --out, or --overwrite")
     for name, picture in pictures.items():
         save_image(picture, arguments.out / name)
-        print(arguments.out / name)
+        say(str(arguments.out / name))
 
 
 def main() -> int:
-    arguments = tyro.cli(Arguments)
-    keep_large_blocks()
-    try:
-        draw(arguments)
-    except (OSError, ValueError) as error:
-        print(f"generate.py: {textwrap.shorten(str(error), 600)}", file=sys.stderr)
-        return 2
-    return 0
+    return run_script("generate", lambda: draw(tyro.cli(Arguments)))
 
 
 if __name__ == "__main__":

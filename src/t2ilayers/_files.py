@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import reprlib
 import secrets
 import stat
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # beside its target; no reader takes it for one
 
 
 @contextmanager
@@ -35,8 +38,7 @@ def written_whole(target: str | os.PathLike[str], *, durable: bool = False) -> I
         'whole'
     """
     target = Path(target)
-    # The suffix is the target's, by which some writers choose their format.
-    path = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp{target.suffix}")
+    path = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield path
         if durable:
@@ -46,6 +48,16 @@ def written_whole(target: str | os.PathLike[str], *, durable: bool = False) -> I
             _sync(target.parent)
     finally:
         path.unlink(missing_ok=True)
+
+
+def remove_torn(folder: str | os.PathLike[str]) -> None:
+    """Remove what killed processes left of :func:`written_whole` in ``folder`` and below.
+
+    Only for a folder that no other process writes to.
+    """
+    for path in Path(folder).rglob(".*.tmp"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ._files import written_whole
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -142,56 +144,67 @@ def mask_sheet(
     return page
 
 
-def loss_curves(metrics_file: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-    """Draw the curves of a ``metrics.jsonl`` as a PNG: a panel a loss, raw and smoothed, by phase.
+def loss_curves(
+    metrics: str | os.PathLike[str] | Iterable[Mapping[str, Any]], path: str | os.PathLike[str]
+) -> None:
+    """Draw losses as a PNG: a panel per group, with each of its losses raw and smoothed.
+
+    The group is what stands before the slash of a name: ``discriminator/real`` and ``discriminator/fake`` share a
+    panel. A name without a slash has a panel to itself.
 
     Args:
-        metrics_file: one JSON object a line, with ``"step"``, ``"phase"`` and any number of named numbers;
-            of a step that occurs twice, as after a resumed run, the later line counts.
+        metrics: a ``metrics.jsonl``, which holds one JSON object per line, or such objects: each with ``"step"``
+            and any number of named numbers; of a step that occurs twice, as after a resumed run, the later counts.
         path: of the PNG; its folder is made if it is missing.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: a line that is no such object, or nothing to plot; the message names the line.
 
-    Source: this library's own.
-
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     log = Path(folder, "metrics.jsonl")
-        ...     lines = ({"step": step, "phase": "gan", "d_real": 1 / step} for step in (1, 2, 3))
-        ...     _ = log.write_text("".join(json.dumps(line) + "\\n" for line in lines))
-        ...     loss_curves(log, Path(folder, "curves.png"))
+        ...     loss_curves(({"step": n, "discriminator/real": 1 / n} for n in (1, 2, 3)), f"{folder}/curves.png")
         ...     Path(folder, "curves.png").read_bytes()[1:4]
         b'PNG'
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    curves = _read_curves(Path(metrics_file))
-    columns = min(3, len(curves))
-    rows = math.ceil(len(curves) / columns)
+    if isinstance(metrics, str | os.PathLike):
+        name, rows_of_losses = os.fspath(metrics), _read_rows(Path(metrics))
+    else:
+        name, rows_of_losses = "metrics", list(metrics)
+    groups = _by_group(rows_of_losses)
+    if not groups:
+        raise ValueError(f"{name} must hold losses to plot, got no losses")
+    columns = min(3, len(groups))
+    rows = math.ceil(len(groups) / columns)
     figure = Figure(figsize=(4.2 * columns, 2.6 * rows), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, squeeze=False).flat
-    for ((phase, name), points), panel in zip(curves.items(), panels, strict=False):
-        steps, values = (np.array(series) for series in zip(*sorted(points.items()), strict=True))
-        few = len(steps) < 20  # too few to smooth: show where they are
-        colour = "tab:blue" if phase == "damsm" else "tab:red"
-        panel.plot(
-            steps, values, color=colour, alpha=1.0 if few else 0.3, lw=1.0, marker="o" if few else None, ms=4
-        )
-        if not few:
-            panel.plot(steps, _smoothed(values), color=colour, lw=1.8)
-        panel.set_title(f"{phase}: {name}" if phase else name, fontsize=10, loc="left")
+    for (group, losses), panel in zip(groups.items(), panels, strict=False):
+        for number, (name, points) in enumerate(losses.items()):
+            steps, values = (np.array(series) for series in zip(*sorted(points.items()), strict=True))
+            few = len(steps) < 20  # too few to smooth: show where they are
+            style: dict[str, Any] = {"marker": "o", "ms": 4} if few else {"alpha": 0.25}
+            label = {} if len(losses) == 1 else {"label": name}
+            panel.plot(steps, values, color=f"C{number}", lw=1.0, **style, **(label if few else {}))
+            if not few:
+                panel.plot(steps, _smoothed(values), color=f"C{number}", lw=1.8, **label)
+        panel.set_title(group if len(losses) > 1 else f"{group}: {next(iter(losses))}", fontsize=10, loc="left")
+        if len(losses) > 1:
+            panel.legend(fontsize=8, frameon=False)
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(labelsize=8)
         panel.set_xlabel("step", fontsize=8)
-    for panel in panels:  # what the curves left of the last row
+    for panel in panels:  # what the groups left of the last row
         panel.set_visible(False)
-    _write_atomically(Path(path), lambda file: figure.savefig(file, format="png"))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
@@ -220,18 +233,9 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
     formats = Image.registered_extensions()
     if path.suffix.lower() not in formats:
         raise ValueError(f"path must end in a picture's suffix such as .png or .jpg, got {str(path)!r}")
-    _write_atomically(path, lambda file: image.save(file, format=formats[path.suffix.lower()]))
-
-
-def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as temporary:
+        image.save(temporary, format=formats[path.suffix.lower()])
 
 
 def _check_images(images: Tensor, captions: Sequence[str], min_side: int) -> None:
@@ -307,23 +311,30 @@ def _write(
         draw.text((x, y + _LEADING + number * (size + _LEADING)), line, fill=colour, font=_font(size))
 
 
-def _read_curves(path: Path) -> dict[tuple[str, str], dict[int, float]]:
-    """By phase and name, the value at each step, in the order of the file."""
-    curves: dict[tuple[str, str], dict[int, float]] = {}
+def _read_rows(path: Path) -> list[Mapping[str, Any]]:
+    rows: list[Mapping[str, Any]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            record: dict[str, Any] = json.loads(line)
-            step, phase = int(record.pop("step")), str(record.pop("phase", ""))
-            for name, value in record.items():
-                curves.setdefault((phase, name), {})[step] = float(value)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            rows.append({name: float(value) for name, value in {"step": None, **json.loads(line)}.items()})
+        except (ValueError, TypeError) as error:
             raise ValueError(
                 f"every line of {path} must be an object with a step and named numbers, got line {number}: "
                 f"{line[:80]!r} ({error})"
             ) from error
-    if not curves:
-        raise ValueError(f"{path} has no losses to plot; has the run logged any yet?")
-    return curves
+    return rows
+
+
+def _by_group(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[int, float]]]:
+    """By group and name, the value at each step, in the order of the first rows; speed comes last."""
+    groups: dict[str, dict[str, dict[int, float]]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name == "step":
+                continue
+            group, _, rest = ("speed/steps per second" if name == "steps_per_second" else name).partition("/")
+            groups.setdefault(group, {}).setdefault(rest or group, {})[int(row["step"])] = float(value)
+    order = sorted(groups, key=lambda group: group == "speed")
+    return {group: groups[group] for group in order}
 
 
 def _smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

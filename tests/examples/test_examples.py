@@ -105,9 +105,11 @@ def test_help_says_the_range_of_every_number(run, script, capsys):
         ("generate good circle --out config.py", "config.py"),
         ("pretrain_damsm --data none --out out", "an existing folder, got 'none'"),
         ("pretrain_damsm --data empty --out out", "empty"),
-        ("train_ssagan --data empty --out out", "empty has 1 problem: no captions.jsonl, metadata.jsonl or"),
-        ("train_ssagan --config config.py --out out", "config.py must define config = Config(...)"),
-        ("train_ssagan --config none.py --out out", "none.py"),
+        (
+            "train_ssagan --data empty --steps 1 --out out",
+            "empty has 1 problem: no captions.jsonl, metadata.jsonl or",
+        ),
+        ("train_ssagan --encoders empty --steps 1 --out out", "empty holds no config.json"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(run, place, monkeypatch, capsys, command, message):

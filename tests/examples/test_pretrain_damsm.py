@@ -73,14 +73,14 @@ def test_a_run_leaves_metrics_and_encoders(run, tmp_path):
     assert run(tmp_path, *SMALL, "--epochs", "2", "--measure-every", "4") == 0
     rows = metrics(tmp_path)
     assert [row["step"] for row in rows] == list(range(6))  # 2 * 16 / 6, rounded up
-    assert [row["step"] for row in rows if "r_precision" in row] == [0, 4]
-    results = json.loads((tmp_path / "results.json").read_text())
+    assert [row["step"] for row in rows if "retrieval/r_precision" in row] == [0, 4]
+    results = json.loads((tmp_path / "run.json").read_text())
     assert results["held_out"]["pictures"] == 8
     assert all(0 <= results["held_out"][name] <= 1 for name in ("r_precision", "recall_i2t", "recall_t2i"))
     model = EncoderPair.from_pretrained(tmp_path / "encoders")
     assert model.vocabulary.words == ("<end>", *"01234567", "grey")
     assert same_weights(official.load_text_encoder(tmp_path / "encoders/text_encoder.pth"), model.text_encoder)
-    last = torch.load(tmp_path / "checkpoints/step_00000006.pt", weights_only=True)["model"]
+    last = torch.load(tmp_path / "checkpoints/step_00000006.pt", weights_only=True)["encoders"]
     assert all(torch.equal(value, last[key]) for key, value in model.state_dict().items())
 
 
@@ -90,7 +90,9 @@ def test_a_run_in_two_parts_is_the_run_in_one(run, tmp_path):
     assert run(parts, *SMALL, "--epochs", "1") == 0
     assert run(parts, *SMALL, "--epochs", "3", "--resume", "--workers", "1") == 0
     assert same_weights(*(EncoderPair.from_pretrained(out / "encoders") for out in (parts, whole)))
-    assert [row["words_i2t"] for row in metrics(parts)] == [row["words_i2t"] for row in metrics(whole)]
+    assert [row["encoders/words_i2t"] for row in metrics(parts)] == [
+        row["encoders/words_i2t"] for row in metrics(whole)
+    ]
 
 
 def test_inception_starts_from_a_file_and_keeps_its_trunk(run, tmp_path, capsys):
@@ -109,7 +111,7 @@ def test_inception_starts_from_a_file_and_keeps_its_trunk(run, tmp_path, capsys)
     assert same_weights(encoder.trunk, network.trunk)
     saved = EncoderPair.from_pretrained(tmp_path / "out/encoders").image_encoder
     assert same_weights(saved, encoder)
-    assert metrics(tmp_path / "out")[0]["sentence_i2t"] > 0
+    assert metrics(tmp_path / "out")[0]["encoders/sentence_i2t"] > 0
 
 
 class GreyEncoder(ConvImageEncoder):
@@ -130,7 +132,7 @@ class WordEncoder(LSTMTextEncoder):
 def test_retrieval_counts_what_is_found(script, shards, tmp_path):
     """Six of eight pictures have the code of their own caption, and two have each other's."""
     pair = EncoderPair(WordEncoder(10), GreyEncoder(32))
-    config = script.Config(candidates=8, batch_size=3)
+    config = script.PretrainConfig(candidates=8, batch_size=3)
     measured = script.retrieval(pair, CaptionShards(shards, "test", image_size=16), config)
     assert measured == {"r_precision": 0.75, "recall_i2t": 0.75, "recall_t2i": 0.75}
     # Where two pictures have the same caption, either is found.
@@ -140,24 +142,25 @@ def test_retrieval_counts_what_is_found(script, shards, tmp_path):
 
 
 def test_the_rate_falls_as_published(script):
-    rates = [script.learning_rate(script.Config(), epoch) for epoch in (0, 1, 2, 113, 114, 115, 599)]
+    rates = [script.learning_rate(script.PretrainConfig(), epoch) for epoch in (0, 1, 2, 113, 114, 115, 599)]
     assert rates == pytest.approx([2e-3, 1.96e-3, 1.9208e-3, 2.0396e-4, 2e-4, 2e-4, 2e-4], rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (("--epochs", "3", "--steps", "3"), "give one of them"),
         (("--epochs", "0"), "--epochs must be at least 1, got 0"),
-        (("--lr", "1e-5"), "--lr must be at least 0.0002"),
-        (("--image-size", "256"), "image_size 32, 64 or 128"),
+        (("--steps", "2", "--lr", "1e-5"), "--lr must be at least 0.0002"),
+        (("--steps", "2", "--image-size", "256"), "image_size 32, 64 or 128"),
         (("--image-encoder", "inception"), "--inception-weights go together"),
-        (("--image-encoder", "inception", "--inception-weights", "no.pth"), "no.pth"),
-        (("--resume",), "no checkpoint in"),
+        (("--image-encoder", "inception", "--inception-weights", "no.pth", "--steps", "2"), "no.pth"),
+        (("--steps", "2", "--resume"), "no checkpoint in"),
         ((), "every picture needs candidates - 1 = 99 sentences"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(run, tmp_path, capsys, flags, message):
-    assert run(tmp_path, *flags) == 2
+    assert run(tmp_path, *(flags or ("--steps", "2"))) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("pretrain_damsm: ")
     assert message in said
@@ -167,13 +170,13 @@ def test_another_run_is_neither_written_over_nor_continued(run, tmp_path, capsys
     assert run(tmp_path, *SMALL, "--epochs", "1") == 0
     assert run(tmp_path, *SMALL, "--epochs", "1") == 2
     assert "holds another run's checkpoints" in capsys.readouterr().err
-    assert run(tmp_path, *SMALL, "--resume", "--seed", "3") == 2
+    assert run(tmp_path, *SMALL, "--epochs", "1", "--resume", "--seed", "3") == 2
     assert "was trained with --seed 0, this run has 3" in capsys.readouterr().err
 
 
 def test_a_diverging_run_stops_and_leaves_no_checkpoint(run, tmp_path, capsys):
     assert run(tmp_path, *SMALL, "--epochs", "9", "--lr", "1e30") == 1
-    assert "training stopped, there is no checkpoint yet" in capsys.readouterr().err
+    assert "training stopped; there is no checkpoint yet" in capsys.readouterr().err
     assert not (tmp_path / "encoders").exists()
 
 
@@ -182,7 +185,7 @@ def test_gan_training_starts_from_the_encoders_that_were_left(run, tmp_path, sha
     import train_ssagan
 
     def train(out, *flags):
-        command = ["train_ssagan.py", "--data", f"shards:{shards}", "--out", str(out), "--damsm-steps", "0"]
+        command = ["train_ssagan.py", "--data", f"shards:{shards}", "--out", str(out)]
         command += ["--steps", "1", "--ngf", "4", "--ndf", "4", "--batch-size", "4", "--text-encoder", "frozen"]
         monkeypatch.setattr(sys, "argv", [*command, "--encoders", str(tmp_path / "damsm" / "encoders"), *flags])
         return train_ssagan.main()

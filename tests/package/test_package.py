@@ -25,7 +25,7 @@ def refuse(*args):
 torch.cuda._lazy_init = torch.cuda.device_count = torch.cuda.is_available = refuse
 import {name}
 print(*sorted(m.split(".")[1] for m in sys.modules if m.startswith("t2ilayers.")))
-extras = {{"PIL", "matplotlib", "scipy", "accelerate", "tensorboard", "tyro", "torchvision"}}
+extras = {{"PIL", "matplotlib", "scipy", "tensorboard", "tyro", "torchvision"}}
 heavy = sorted(extras & set(sys.modules))
 assert not heavy, f"importing loaded extras: {{heavy}}"
 """
@@ -124,9 +124,9 @@ PUBLIC = {
         "train_attribute_classifier"
     ),
     "t2ilayers.training": (
-        "DAMSM EMA EncoderStep MatchingAwareConfig MatchingAwareStep MetricsLog NonFiniteLossError Processes "
-        "SSAGANStep StepConfig TextImageLoss fastest_precision "
-        "keep_large_blocks latest_checkpoint load_checkpoint save_checkpoint synchronize_statistics"
+        "DAMSM EMA EncoderStep MatchingAwareConfig MatchingAwareStep MetricsLog NonFiniteLossError Processes Run "
+        "RunConfig SSAGANStep StepConfig TextImageLoss fastest_precision join_processes keep_large_blocks "
+        "latest_checkpoint load_checkpoint open_standard_streams save_checkpoint say synchronize_statistics"
     ),
     "t2ilayers.interop.official": (
         "export load_discriminator load_generator load_image_encoder load_text_encoder"

@@ -1,11 +1,6 @@
 """Several processes reach what one reaches on the same batches."""
 
 import copy
-import importlib
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,19 +10,8 @@ import torch.multiprocessing as mp
 from t2ilayers import SSAGAN, SSAGANConfig
 from t2ilayers.data import CaptionedShapes, collate
 from t2ilayers.layers import FusedSequential, SemanticAffineBN
-from t2ilayers.training import (
-    EncoderStep,
-    Processes,
-    SSAGANStep,
-    StepConfig,
-    latest_checkpoint,
-    load_checkpoint,
-    synchronize_statistics,
-)
+from t2ilayers.training import EncoderStep, Processes, SSAGANStep, StepConfig, synchronize_statistics
 
-from training_script import command, run_script
-
-ROOT = Path(__file__).parents[2]
 DATA = CaptionedShapes(64, image_size=32)
 SHARES = ((4, 4), (1, 6), (3, 2))  # samples of each process, step by step
 RUNS = {
@@ -124,45 +108,3 @@ def test_synchronizing_reaches_every_norm_of_the_generator():
     norms = [part for part in generator.modules() if isinstance(part, SemanticAffineBN | FusedSequential)]
     assert len(norms) == sum(key.endswith("running_mean") for key in generator.state_dict()) == 3 * 4 + 1
     assert all(norm.process_group is group for norm in norms)
-
-
-def test_torchrun_writes_once_and_what_one_process_writes(tmp_path):
-    # In bfloat16 two processes round a batch differently from one, by as much as it moves in a step.
-    flags = ["--batch-size", "5", "--damsm-steps", "1", "--steps", "2", "--precision", "fp32"]
-    result = run_script(tmp_path / "one", *flags)
-    assert result.returncode == 0, result.stderr
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    result = subprocess.run([*launcher, *command(tmp_path / "two", *flags)[1:]], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    one, two = (load_checkpoint(latest_checkpoint(tmp_path / name / "checkpoints")) for name in ("one", "two"))
-    for part in ("model", "ema"):
-        torch.testing.assert_close(two[part], one[part], rtol=0, atol=2e-3)
-    rows = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
-    assert [(row["phase"], row["step"]) for row in rows] == [("damsm", 0), ("gan", 0), ("gan", 1)]
-    assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "examples")
-    return importlib.import_module("training_config")
-
-
-@pytest.mark.parametrize(("name", "words"), [("cub", 5450), ("coco", 27297)])
-def test_a_published_configuration_makes_the_published_model(script, name, words):
-    flags = ["--config", str(ROOT / "configs" / f"{name}.py"), "--data", "cub:elsewhere", "--penalty", "joint"]
-    config = script.read_config(flags, None)
-    config.check()
-    assert (config.data, config.step.penalty, config.step.penalty_power) == ("cub:elsewhere", "joint", 6.0)
-    assert (config.batch_size, config.step.lr_generator, config.step.lr_discriminator) == (24, 1e-4, 4e-4)
-    with torch.device("meta"):
-        model = SSAGAN(config.model(words))
-    assert sum(p.numel() for p in model.generator.parameters()) == 29_494_273
-    assert sum(p.numel() for p in model.discriminator.parameters()) == 80_379_526 - 2_099_200
-    assert model.text_encoder.embedding.weight.shape == (words, 300)
-
-
-def test_a_file_that_is_no_configuration_is_refused(script, tmp_path):
-    (tmp_path / "mine.py").write_text("steps = 3\n")
-    with pytest.raises(ValueError, match=r"mine\.py must define config = Config"):
-        script.read_config(["--config", str(tmp_path / "mine.py")], None)

@@ -1,4 +1,4 @@
-"""Pieces of training: the step, the average, checkpoints, figures and the allocator."""
+"""Pieces of training: steps, the average, a run with its checkpoints and log, processes and the allocator."""
 
 from ..allocator import keep_large_blocks
 from .checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
@@ -7,7 +7,9 @@ from .encoders import EncoderStep
 from .gan import MatchingAwareConfig, MatchingAwareStep, TextImageLoss
 from .log import MetricsLog, NonFiniteLossError
 from .precision import fastest_precision
-from .processes import Processes, synchronize_statistics
+from .processes import Processes, join_processes, synchronize_statistics
+from .run import Run, RunConfig
+from .signals import open_standard_streams, say
 from .ssagan import DAMSM, SSAGANStep, StepConfig
 
 __all__ = [
@@ -19,13 +21,18 @@ __all__ = [
     "MetricsLog",
     "NonFiniteLossError",
     "Processes",
+    "Run",
+    "RunConfig",
     "SSAGANStep",
     "StepConfig",
     "TextImageLoss",
     "fastest_precision",
+    "join_processes",
     "keep_large_blocks",
     "latest_checkpoint",
     "load_checkpoint",
+    "open_standard_streams",
     "save_checkpoint",
+    "say",
     "synchronize_statistics",
 ]

@@ -1,12 +1,15 @@
-"""Checkpoints that a crash cannot tear: written beside their place, flushed, then moved into it."""
+"""Checkpoints that a crash cannot tear and whose damage is noticed."""
 
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from .._files import written_whole
 
 
 def save_checkpoint(folder: str | os.PathLike[str], step: int, state: dict[str, Any], *, keep: int = 2) -> Path:
@@ -35,28 +38,27 @@ def save_checkpoint(folder: str | os.PathLike[str], step: int, state: dict[str, 
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step_{step:08d}.pt"
-    temporary = path.with_suffix(".tmp")
+    path = Path(folder) / f"step_{step:08d}.pt"
     try:
-        with temporary.open("wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path, durable=True) as temporary, temporary.open("wb") as file:
             torch.save({"step": step, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
+    except RuntimeError as error:
         disk = error.__context__
-        if isinstance(error, RuntimeError) and isinstance(disk, OSError):  # torch.save hides it behind its own
+        if isinstance(disk, OSError):  # torch.save hides it behind its own
             raise OSError(disk.errno, disk.strerror, str(path)) from error
         raise
-    others = [other for other in _checkpoints(folder) if other != path]
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    others = [other for other in checkpoints(folder) if other != path]
     for old in others[: max(0, len(others) - (keep - 1))]:
         old.unlink()
-    for torn in folder.glob("step_????????.tmp"):  # of a save that was killed
-        torn.unlink()
     return path
+
+
+def checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
+    """The checkpoints in ``folder``, oldest first."""
+    return sorted(Path(folder).glob("step_????????.pt"))
 
 
 def latest_checkpoint(folder: str | os.PathLike[str]) -> Path:
@@ -64,10 +66,8 @@ def latest_checkpoint(folder: str | os.PathLike[str]) -> Path:
 
     Raises:
         FileNotFoundError: there is none.
-
-    Example: see :func:`save_checkpoint`.
     """
-    paths = _checkpoints(Path(folder))
+    paths = checkpoints(folder)
     if not paths:
         raise FileNotFoundError(f"no checkpoint in {folder}; start without --resume")
     return paths[-1]
@@ -76,17 +76,25 @@ def latest_checkpoint(folder: str | os.PathLike[str]) -> Path:
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What :func:`save_checkpoint` wrote, on the CPU, with ``"step"`` among the keys.
 
-    Raises:
-        ValueError: the file is damaged or holds more than tensors and plain containers.
+    Every byte is compared with the checksums in the file first, since PyTorch reads a changed one without a word.
 
-    Example: see :func:`save_checkpoint`.
+    Raises:
+        ValueError: the file is damaged, is no checkpoint, or holds more than tensors and plain containers.
+        FileNotFoundError: there is no such file.
     """
+    if not Path(path).is_file() and Path(path).exists():
+        raise ValueError(f"{path} must be a file")
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("it is compressed, which torch.save never does")
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"{damaged} in it has changed since it was written")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
     except Exception as error:
         raise ValueError(f"{path} is no readable checkpoint: {error}") from error
+    if not isinstance(state, dict) or type(state.get("step")) is not int or state["step"] < 0:
+        raise ValueError(f"{path} is no checkpoint of a run: it must hold a dictionary with the step")
     return state
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step_????????.pt"))

@@ -40,7 +40,7 @@ class EncoderStep:
         >>> pair = EncoderPair(LSTMTextEncoder(len(data.vocabulary)), ConvImageEncoder(32), data.vocabulary)
         >>> step = EncoderStep(pair, lr=2e-3)
         >>> sorted(step(BatchDataset(data, 8, seed=0)[0]))
-        ['sentence_i2t', 'sentence_t2i', 'words_i2t', 'words_t2i']
+        ['encoders/sentence_i2t', 'encoders/sentence_t2i', 'encoders/words_i2t', 'encoders/words_t2i']
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class EncoderStep:
         # AttnGAN clips the recurrent network, whose gradients grow with the caption.
         nn.utils.clip_grad_norm_(self.encoders.text_encoder.parameters(), 0.25)
         self.optimizer.step()
-        return {name: loss.detach() for name, loss in losses._asdict().items()}
+        return {f"encoders/{name}": loss.detach() for name, loss in losses._asdict().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on: the encoders and the optimizer.

@@ -22,6 +22,8 @@ from .ema import EMA
 from .precision import Precision, autocast
 from .processes import Processes, synchronize_statistics
 
+_PENALTY = "penalty/matching_aware"
+
 Condition = Tensor | TextFeatures
 ConfigT = TypeVar("ConfigT", bound="MatchingAwareConfig")
 
@@ -156,7 +158,8 @@ class MatchingAwareStep(Generic[ConfigT]):
         ...     MatchingAwareConfig(),
         ... )
         >>> list(step(batch, 0))
-        ['d_real', 'd_fake', 'd_mismatched', 'd_penalty', 'g_adversarial']
+        ['discriminator/real', 'discriminator/fake', 'discriminator/mismatched', 'penalty/matching_aware',
+         'generator/adversarial']
     """
 
     def __init__(
@@ -184,8 +187,8 @@ class MatchingAwareStep(Generic[ConfigT]):
     def __call__(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Take iteration ``step`` (from 0) on ``batch``, on the model's device.
 
-        Noise and dropout come from torch's global generator. Returns detached scalars by name; ``d_penalty``
-        only where the penalty was taken.
+        Noise and dropout come from torch's global generator. Returns detached scalars by group and name; the
+        penalty only where it was taken.
         """
         device = batch["image"].device
         self.generator.train()
@@ -231,16 +234,16 @@ class MatchingAwareStep(Generic[ConfigT]):
         logits = torch.cat([matched, others]).view(3, -1).T
         real, fake, mismatched = self.processes.gather(logits).unbind(1)
         hinge = hinge_discriminator_loss(real, fake, mismatched[wrong_image])
-        losses: dict[str, Tensor] = hinge._asdict()
+        losses: dict[str, Tensor] = {f"discriminator/{name}": loss for name, loss in hinge._asdict().items()}
         total = hinge.total
         if joint:
-            losses["penalty"] = self._penalty(images, own, matched if shared else None)
-            total = total + config.penalty_every * losses["penalty"]
+            losses[_PENALTY] = self._penalty(images, own, matched if shared else None)
+            total = total + config.penalty_every * losses[_PENALTY]
         self._update(self.d_optimizer, total)
         if due and config.penalty == "two-step":
-            losses["penalty"] = self._penalty(images, own)
-            self._update(self.d_optimizer, config.penalty_every * losses["penalty"])
-        return {f"d_{name}": value.detach() for name, value in losses.items()}
+            losses[_PENALTY] = self._penalty(images, own)
+            self._update(self.d_optimizer, config.penalty_every * losses[_PENALTY])
+        return {name: value.detach() for name, value in losses.items()}
 
     def _penalty(self, images: Tensor, cond: Tensor, matched: Tensor | None = None) -> Tensor:
         settings = {"weight": self.config.penalty_weight, "power": self.config.penalty_power}
@@ -269,7 +272,7 @@ class MatchingAwareStep(Generic[ConfigT]):
         finally:
             for p in judges:
                 p.requires_grad_(True)
-        return {f"g_{name}": value.detach() for name, value in losses.items()}
+        return {f"generator/{name}": value.detach() for name, value in losses.items()}
 
     def _update(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -1,74 +1,58 @@
-"""Losses to metrics.jsonl, TensorBoard and a progress bar, and the check that they are finite."""
+"""Losses to metrics.jsonl and TensorBoard, and the check that they are finite."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-PHASES = ("damsm", "gan")
+from .._files import written_whole
+from ..figures import loss_curves
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss, or a weight, became NaN or infinite; the message says which one and where.
-
-    Example:
-        >>> str(NonFiniteLossError("d_fake is nan at gan step 7"))
-        'd_fake is nan at gan step 7'
-    """
-
-
-class Bar(Protocol):
-    """What the log asks of a progress bar; tqdm's is one.
-
-    Example:
-        >>> class Silent:
-        ...     def set_postfix(self, ordered_dict): ...
-        >>> bar: Bar = Silent()
-    """
-
-    def set_postfix(self, ordered_dict: Mapping[str, str]) -> object:
-        """Show these values.
-
-        Example: see the class.
-        """
+    """A loss, or a weight, became NaN or infinite; the message says which one and where."""
 
 
 class MetricsLog:
     """Averages losses over some steps and writes them, after checking each of them.
 
     Losses stay where they are until a line is due, and are then read in one go: reading them in each step
-    would make a GPU wait.
+    would make a GPU wait. A name such as ``discriminator/real`` says the group first, by which TensorBoard and
+    :func:`~t2ilayers.figures.loss_curves` put curves together.
 
     Args:
-        folder: receives ``metrics.jsonl``, an object a line with ``phase``, ``step``, ``steps_per_second`` and
-            the mean losses, and ``tensorboard/``, a run a phase.
-        every: steps a line, >= 1.
-        write: False in all processes but one; these only check.
+        folder: receives ``metrics.jsonl``, one JSON object per line with ``step``, ``steps_per_second`` and the
+            mean losses, and ``tensorboard/``.
+        every: steps per line, >= 1.
+        write: False in all processes but one; the others only check.
+
+    Attributes:
+        board: TensorBoard's writer, from :meth:`start` on; None in processes that do not write.
+        rate: steps per second, as last written.
 
     Raises:
         ValueError: ``every`` under 1.
 
     Example:
         >>> import tempfile
-        >>> class Silent:
-        ...     def set_postfix(self, ordered_dict): ...
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     log = MetricsLog(folder, every=2)
-        ...     log.start("gan", 0)
+        ...     log.start(0)
         ...     for step, loss in enumerate((1.0, 3.0)):
-        ...         log.add("gan", step, {"d_real": torch.tensor(loss)}, Silent())
+        ...         _ = log.add(step, {"discriminator/real": torch.tensor(loss)})
         ...     log.close()
         ...     row = json.loads((Path(folder) / "metrics.jsonl").read_text())
-        >>> row["phase"], row["step"], row["d_real"]
-        ('gan', 1, 2.0)
+        >>> row["step"], row["discriminator/real"]
+        (1, 2.0)
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, every: int = 10, write: bool = True) -> None:
@@ -78,97 +62,102 @@ class MetricsLog:
         self.file = self.folder / "metrics.jsonl"
         self.every = every
         self.write = write
-        self.boards: dict[str, Any] = {}  # a SummaryWriter a phase; TensorBoard is imported when writing starts
-        self._pending: list[tuple[int, dict[str, Tensor]]] = []
+        self.board: Any = None
+        self.rate = 0.0
+        self._rows: list[dict[str, Any]] = []
+        self._pending: list[tuple[int, Mapping[str, Tensor]]] = []
+        self._timed = 0  # steps since the clock was started
         self._since = time.perf_counter()
 
-    def start(self, phase: str, step: int) -> None:
-        """Begin, or continue, at ``step`` of ``phase``: lines of an interrupted run beyond it are dropped.
+    def start(self, step: int) -> None:
+        """Begin, or continue, at ``step``: lines of an interrupted run beyond it are dropped.
 
-        Example: see the class.
+        Lines that no run wrote end nothing: the file that holds them is kept as ``metrics.jsonl.foreign``, and
+        standard error says so.
         """
         if not self.write:
             return
-        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import SummaryWriter  # an extra
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        end = (PHASES.index(phase), step)
-        kept = [row for row in self._rows() if (PHASES.index(row["phase"]), row["step"]) < end]
-        temporary = self.file.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        temporary.replace(self.file)
-        for name in PHASES:  # steps count from 0 in each
-            self.boards[name] = SummaryWriter(
-                str(self.folder / "tensorboard" / name), purge_step=step if name == phase and step else None
-            )
-
-    def _rows(self) -> list[dict[str, Any]]:
-        rows = []
-        lines = self.file.read_text().splitlines() if self.file.exists() else []
-        for number, line in enumerate(lines, 1):
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                if number < len(lines):  # the last line is torn where the process was killed in writing it
-                    raise ValueError(f"{self.file} line {number} is no JSON: {error}") from error
-        return rows
+        lines = self.file.read_bytes().splitlines() if self.file.exists() else []
+        rows = [_row(line) for line in lines]
+        if None in rows[:-1]:  # the last line is torn where the process was killed while writing it
+            foreign = self.file.with_name(f"{self.file.name}.foreign")
+            self.file.replace(foreign)
+            print(f"{self.file} has lines that no run wrote; it is now {foreign}", file=sys.stderr)
+        self._rows = [row for row in rows if row is not None and row["step"] < step]
+        with written_whole(self.file) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in self._rows))
+        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step or None)
+        self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Leave out what was not training from ``steps_per_second``.
-
-        Example:
-            >>> import tempfile
-            >>> MetricsLog(tempfile.gettempdir()).restart_clock()
-        """
+        """Leave out what was not training from ``steps_per_second``."""
+        self._timed = 0
         self._since = time.perf_counter()
 
-    def add(self, phase: str, step: int, losses: dict[str, Tensor], bar: Bar) -> None:
+    def add(self, step: int, losses: Mapping[str, Tensor]) -> dict[str, float]:
         """Note the losses of ``step``, scalars ``()`` by name; write a line where one is due.
+
+        Returns:
+            The means that were written, or nothing.
 
         Raises:
             NonFiniteLossError: from :meth:`flush`.
-
-        Example: see the class.
         """
         self._pending.append((step, losses))
-        if len(self._pending) >= self.every:
-            self.flush(phase, bar)
+        self._timed += 1
+        return self.flush() if len(self._pending) >= self.every else {}
 
-    def flush(self, phase: str, bar: Bar) -> None:
-        """Write what was noted since the last line.
+    def flush(self) -> dict[str, float]:
+        """Write what was noted since the last line, and return it.
 
         Raises:
             NonFiniteLossError: a loss is NaN or infinite; nothing is written.
-
-        Example: see the class.
+            OSError: the disk's own error, with the file's name.
         """
         if not self._pending:
-            return
+            return {}
         places = [(step, name) for step, losses in self._pending for name in losses]
         values = torch.stack([v.float() for _, losses in self._pending for v in losses.values()]).tolist()
         by_name: dict[str, list[float]] = {}
         for (step, name), value in zip(places, values, strict=True):
             if not math.isfinite(value):
-                raise NonFiniteLossError(f"{name} is {value} at {phase} step {step}")
+                raise NonFiniteLossError(f"{name} is {value} at step {step}")
             by_name.setdefault(name, []).append(value)
-        mean = {name: sum(seen) / len(seen) for name, seen in by_name.items()}
-        step, rate = self._pending[-1][0], len(self._pending) / (time.perf_counter() - self._since)
+        means = {name: sum(seen) / len(seen) for name, seen in by_name.items()}
+        step = self._pending[-1][0]
+        self.rate = self._timed / max(time.perf_counter() - self._since, 1e-9)
         self._pending.clear()
         self.restart_clock()
-        if not self.write:
-            return
-        with self.file.open("a") as file:
-            file.write(json.dumps({"phase": phase, "step": step, **mean, "steps_per_second": rate}) + "\n")
-        for name, value in mean.items():
-            self.boards[phase].add_scalar(name, value, step)
-        # A bar has no room for the encoders' losses beside the GAN's.
-        shown = {name: v for name, v in mean.items() if phase != "gan" or name.startswith(("d_", "g_"))}
-        bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items()})
+        if self.write:
+            row = {"step": step, **means, "steps_per_second": self.rate}
+            self._rows.append(row)
+            try:
+                with self.file.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                for name, value in {**means, "speed/steps_per_second": self.rate}.items():
+                    self.board.add_scalar(name, value, step)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, error.filename or str(self.file)) from error
+        return means
+
+    def draw(self, path: str | os.PathLike[str]) -> None:
+        """Draw the losses as a PNG (see :func:`~t2ilayers.figures.loss_curves`), once there are any."""
+        if self._rows:
+            loss_curves(self._rows, path)
 
     def close(self) -> None:
-        """Flush and close TensorBoard's files.
+        """Flush and close TensorBoard's files."""
+        if self.board is not None:
+            self.board.close()
 
-        Example: see the class.
-        """
-        for board in self.boards.values():
-            board.close()
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """A line that a run wrote; None for any other."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 import torch
@@ -12,6 +13,34 @@ from torch import Tensor, nn
 from ..data import Batch
 from ..layers._statistics import SharesStatistics
 from ..ops.collectives import all_reduce_sum
+
+
+def join_processes() -> tuple[Processes, torch.device]:
+    """The processes that torchrun started, and the device of this one; without torchrun, this process alone.
+
+    The device is the accelerator (with torchrun, that of this process's number on its machine) or else the CPU.
+    Processes speak through NCCL on CUDA, gloo on the CPU, and whatever PyTorch has for other devices.
+
+    Raises:
+        ValueError: the machine has fewer accelerators than processes.
+
+    Example:
+        >>> processes, device = join_processes()
+        >>> processes.count, device == (torch.accelerator.current_accelerator() or torch.device("cpu"))
+        (1, True)
+    """
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes(), device
+    if device.type != "cpu":
+        number, there = int(os.environ["LOCAL_RANK"]), torch.accelerator.device_count()
+        if number >= there:
+            raise ValueError(f"--nproc-per-node must be at most {there}, one process per device, got more")
+        torch.accelerator.set_device_index(number)
+        device = torch.device(device.type, number)
+    if not dist.is_initialized():
+        dist.init_process_group(dist.get_default_backend_for_device(device))
+    return Processes(dist.group.WORLD), device
 
 
 def synchronize_statistics(module: nn.Module, group: dist.ProcessGroup | None) -> None:

@@ -104,8 +104,9 @@ class SSAGANStep(MatchingAwareStep[StepConfig]):
         >>> config = SSAGANConfig(32, ngf=4, ndf=4, vocab_size=len(data.vocabulary), image_encoder="conv")
         >>> step = SSAGANStep(SSAGAN(config, data.vocabulary), StepConfig())
         >>> losses = step(BatchDataset(data, 8, seed=0)[0], 0)
-        >>> [name for name in losses if not name.startswith(("words", "sentence"))]
-        ['d_real', 'd_fake', 'd_mismatched', 'd_penalty', 'g_adversarial', 'g_damsm']
+        >>> [name for name in losses if not name.startswith("encoders/")]
+        ['discriminator/real', 'discriminator/fake', 'discriminator/mismatched', 'penalty/matching_aware',
+         'generator/adversarial', 'generator/damsm']
         >>> step.load_state_dict(step.state_dict())
     """
 
@@ -136,8 +137,8 @@ class SSAGANStep(MatchingAwareStep[StepConfig]):
     def __call__(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Take iteration ``step`` (from 0) on ``batch``, on the model's device.
 
-        Noise and dropout come from torch's global generator. Returns detached scalars by name; ``d_penalty``
-        only where the penalty was taken.
+        Noise and dropout come from torch's global generator. Returns detached scalars by group and name; the
+        penalty only where it was taken.
         """
         losses = self.encoder_step(batch) if self.config.text_encoder == "joint" else {}
         self.encoder_step.encoders.eval()

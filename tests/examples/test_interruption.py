@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from t2ilayers import SSAGAN
-from t2ilayers.training import latest_checkpoint, load_checkpoint, save_checkpoint
+from t2ilayers.training import latest_checkpoint, load_checkpoint
 
 from training_script import command, run_script
 
@@ -61,12 +61,12 @@ def test_killed_twice_once_while_it_saved_it_resumes_to_identical_weights_and_op
         wait_for(run, checkpoints, "step_00000002.pt")
         run.kill()
     with running(tmp_path, "--save-every", "1", "--resume") as run:
-        wait_for(run, checkpoints, "step_00000005.pt")
+        wait_for(run, checkpoints, "step_00000003.pt")
         torn = False
         while not torn and run.poll() is None:
-            wait_for(run, checkpoints, "*.tmp")
+            wait_for(run, checkpoints, ".step_*.tmp")
             run.send_signal(signal.SIGSTOP)  # so that the save cannot end between the look and the kill
-            torn = any(checkpoints.glob("*.tmp"))
+            torn = any(checkpoints.glob(".step_*.tmp"))
             run.send_signal(signal.SIGKILL if torn else signal.SIGCONT)
     assert torn
     for path in checkpoints.glob("*.pt"):
@@ -74,14 +74,14 @@ def test_killed_twice_once_while_it_saved_it_resumes_to_identical_weights_and_op
 
     result = run_script(tmp_path, "--save-every", "1", "--resume", "--workers", "1")
     assert result.returncode == 0, result.stderr
-    assert not any(checkpoints.glob("*.tmp"))
+    assert not any(checkpoints.glob(".*"))
     ours, theirs = (load_checkpoint(latest_checkpoint(out / "checkpoints")) for out in (tmp_path, whole_run))
     assert {"model", "ema", "g_optimizer", "d_optimizer", "encoder_optimizer"} <= ours.keys()
     assert [key for key in ours if key != "flags" and not same(ours[key], theirs[key])] == []
     ours, theirs = (SSAGAN.from_pretrained(out / "model").state_dict() for out in (tmp_path, whole_run))
     assert same(dict(ours), dict(theirs))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if row["phase"] == "gan"] == list(range(6))
+    assert [row["step"] for row in rows] == list(range(6))
 
 
 def test_a_full_disk_costs_no_checkpoint_and_no_traceback(tmp_path):
@@ -94,7 +94,7 @@ def test_a_full_disk_costs_no_checkpoint_and_no_traceback(tmp_path):
     assert run.returncode == 2
     assert re.search(r"train_ssagan: .*File too large: .*step_\d{8}\.pt", errors)
     assert "Traceback" not in errors
-    assert not any(checkpoints.glob("*.tmp"))
+    assert not any(checkpoints.glob(".*"))
     kept = sorted(checkpoints.iterdir())
     assert len(kept) == 2
     assert [load_checkpoint(path)["step"] for path in kept] == [int(path.stem[5:]) for path in kept]
@@ -102,7 +102,7 @@ def test_a_full_disk_costs_no_checkpoint_and_no_traceback(tmp_path):
 
 def test_ctrl_c_ends_with_a_checkpoint(tmp_path):
     with running(tmp_path, "--steps", "100000") as run:
-        wait_for(run, tmp_path / "checkpoints", "step_00000005.pt")
+        wait_for(run, tmp_path / "checkpoints", "step_00000004.pt")
         os.kill(run.pid, signal.SIGINT)
         _, errors = run.communicate(timeout=120)
     assert run.returncode == 130
@@ -110,20 +110,4 @@ def test_ctrl_c_ends_with_a_checkpoint(tmp_path):
     assert "Traceback" not in errors
     last = load_checkpoint(latest_checkpoint(tmp_path / "checkpoints"))
     rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert last["phase_step"] == json.loads(rows[-1])["step"] + 1
-
-
-class Unsavable:
-    """Fails half-way through the write, as a full disk does."""
-
-    def __reduce__(self):
-        raise OSError(28, "No space left on device")
-
-
-def test_a_failing_save_costs_nothing(tmp_path):
-    save_checkpoint(tmp_path, 1, {"weight": torch.ones(3)})
-    with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(tmp_path, 2, {"weight": torch.ones(1000), "bad": Unsavable()})
-    assert [p.name for p in tmp_path.iterdir()] == ["step_00000001.pt"]
-    state = load_checkpoint(latest_checkpoint(tmp_path))
-    assert torch.equal(state["weight"], torch.ones(3))
+    assert last["step"] == json.loads(rows[-1])["step"] + 1

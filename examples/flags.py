@@ -1,0 +1,245 @@
+"""What the scripts share: the flags of training, the published experiments, and mistakes in one line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from textwrap import shorten
+from typing import Annotated, ClassVar, Literal
+
+import torch
+import tyro
+
+from t2ilayers import SSAGANConfig
+from t2ilayers.training import (
+    NonFiniteLossError,
+    RunConfig,
+    StepConfig,
+    fastest_precision,
+    keep_large_blocks,
+    open_standard_streams,
+    say,
+)
+
+LR_FLOOR = 2e-4  # of pre-training; published
+
+
+@dataclasses.dataclass
+class TrainConfig(RunConfig):
+    """The flags of train_ssagan.py."""
+
+    may_change: ClassVar = (
+        *RunConfig.may_change, "experiment", "steps", "sample_every", "image_encoder_weights",
+        "text_encoder_weights", "encoders", "lr_generator", "lr_discriminator", "lr_encoders",
+    )  # fmt: skip
+    least: ClassVar = {
+        **RunConfig.least, "image_size": 16, "batch_size": 2,
+        **dict.fromkeys(("ngf", "ndf", "mask_channels", "steps", "sample_every"), 1),
+    }  # fmt: skip
+
+    experiment: Literal["cub", "coco"] | None = None
+    """Published settings, which take the place of the defaults below; flags override both."""
+    out: Path = Path("runs/ssagan")
+    """Folder that everything is written to."""
+    image_size: int = 64
+    """Side of the pictures in px, a power of two, at least 16; 32, 64 or 128 with the small image encoder."""
+    ngf: int = 32
+    """Base width of the generator, at least 1."""
+    ndf: int = 32
+    """Base width of the discriminator, at least 1."""
+    mask_channels: int = 100
+    """Hidden channels of the mask predictors, at least 1."""
+    steps: int | None = None
+    """GAN iterations, at least 1. By default 20000 on a GPU; on a CPU, where these take days, it must be given."""
+    step: Annotated[StepConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=lambda: StepConfig(precision=fastest_precision())
+    )
+    encoders: Path | None = None
+    """Folder encoders/ that pretrain_damsm.py wrote for this data: both encoders start from it."""
+    image_encoder: Literal["conv", "inception"] = "conv"
+    """A small encoder for 32 to 128 px, or Inception-v3 for larger pictures."""
+    image_encoder_weights: Path | None = None
+    """Published image_encoder*.pth, for --image-encoder inception, whose trunk is not trained here."""
+    text_encoder_weights: Path | None = None
+    """Published text_encoder*.pth, trained with the data's vocabulary."""
+    class_field: str = "class_id"
+    """Field of a folder's rows that names a picture's class; pictures of one class are no negatives."""
+    augment: bool = False
+    """Crop and mirror training pictures at random, as published for CUB and COCO; drawn shapes stay as they are.
+    Mirroring contradicts "left" and "right"."""
+    sample_every: int = 500
+    """Steps between sample sheets, at least 1."""
+
+    def model(self, vocab_size: int) -> SSAGANConfig:
+        """The sizes of the model."""
+        return SSAGANConfig(
+            image_size=self.image_size,
+            ngf=self.ngf,
+            ndf=self.ndf,
+            mask_channels=self.mask_channels,
+            vocab_size=vocab_size,
+            image_encoder=self.image_encoder,
+        )
+
+    def check(self) -> None:
+        """Refuse what would only show after hours."""
+        super().check()
+        files = (self.image_encoder_weights, self.text_encoder_weights)
+        if self.encoders is not None and files != (None, None):
+            raise ValueError("--encoders holds both encoders; leave --image-encoder-weights and "
+                             "--text-encoder-weights out")  # fmt: skip
+        if self.encoders is None and (self.image_encoder == "inception") != (files[0] is not None):
+            raise ValueError("--image-encoder inception needs --image-encoder-weights or --encoders, conv neither")
+        if self.encoders is None and self.step.text_encoder == "frozen" and files[1] is None:
+            raise ValueError(
+                "--text-encoder frozen needs --encoders, which pretrain_damsm.py writes, or --text-encoder-weights"
+            )
+
+
+@dataclasses.dataclass
+class PretrainConfig(RunConfig):
+    """The flags of pretrain_damsm.py."""
+
+    may_change: ClassVar = (*RunConfig.may_change, "epochs", "steps", "lr", "measure_every", "inception_weights")
+    least: ClassVar = {**RunConfig.least, "epochs": 1, "steps": 1, "measure_every": 1}
+
+    out: Path = Path("runs/damsm")
+    """Folder that everything is written to."""
+    image_encoder: Literal["conv", "inception"] = "conv"
+    """A small encoder for 32 to 128 px, or Inception-v3 with learned projections, as published."""
+    image_size: int | None = None
+    """Side of the pictures in px: 32, 64 or 128 with the small encoder, at least 75 with Inception; by default 64,
+    or 299 with Inception."""
+    inception_weights: Path | None = None
+    """ImageNet weights of Inception-v3: torchvision's file, with which the encoders were published, or
+    pytorch-fid's port of TensorFlow's, whose pooling they do not have."""
+    inception_sha256: str | None = None
+    """SHA-256 of that file; the published ones need none."""
+    epochs: int | None = None
+    """Passes over the training pictures, at least 1. By default 600 on a GPU; on a CPU, where these take days, it
+    or --steps must be given."""
+    steps: int | None = None
+    """Steps instead of epochs, at least 1."""
+    batch_size: int = 48
+    """Pictures per step, over all processes, at least 1; the others of a batch are what a picture is told apart
+    from."""
+    lr: float = 2e-3
+    """Adam's rate at the start, at least 2e-4, below which it never falls; it does by 2 % per epoch."""
+    precision: Literal["fp32", "bf16"] = dataclasses.field(default_factory=fastest_precision)
+    """bf16 runs the encoders under autocast; the default is what is faster on this machine."""
+    class_field: str = "class_id"
+    """Field of a folder's rows that names a picture's class; pictures of one class are no negatives."""
+    augment: bool = False
+    """Crop and mirror training pictures at random, as published. Mirroring contradicts "left" and "right"."""
+    candidates: int = 100
+    """Captions that a held-out picture finds its own among, for R-precision; at least 2."""
+    measure_every: int = 500
+    """Steps between measurements of retrieval, at least 1."""
+
+    def check(self) -> None:
+        """Refuse what would only show after hours."""
+        super().check()
+        if not self.lr >= LR_FLOOR:
+            raise ValueError(f"--lr must be at least {LR_FLOOR}, below which it never falls, got {self.lr}")
+        if (self.image_encoder == "inception") != (self.inception_weights is not None):
+            raise ValueError("--image-encoder inception and --inception-weights go together")
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("--epochs and --steps say the same; give one of them")
+
+    @property
+    def side(self) -> int:
+        """Of the pictures, in px."""
+        return self.image_size or (299 if self.image_encoder == "inception" else 64)
+
+    def stop(self, pictures: int) -> int:
+        """How many steps the run has."""
+        if self.steps is not None:
+            return self.steps
+        epochs = steps_or_default(self.epochs, 600, "--epochs or --steps")
+        return math.ceil(epochs * pictures / self.batch_size)
+
+
+def steps_or_default(steps: int | None, default: int, flag: str) -> int:
+    """``steps``, or on an accelerator the default; a CPU is not set to work for days unasked."""
+    if steps is None and not torch.accelerator.is_available():
+        raise ValueError(f"{flag} must be given on a CPU, where the default, {default:,}, takes days; try 1000")
+    return default if steps is None else steps
+
+
+# SSA-GAN as published (arXiv 2104.00567 and its code). The generator has 29,494,273 parameters, the discriminator
+# 78,280,326. The penalty, 2 mean(||gradient||^6), is a second step of the discriminator. Encoders are published
+# ones, pre-trained for 200 epochs (CUB) and 100 (COCO). Not published: an averaged generator, where the last
+# weights are sampled from, which is --ema 0. float32 is as published, on every machine.
+CUB = TrainConfig(
+    experiment="cub",
+    data="cub:data/birds",
+    out=Path("runs/cub"),
+    image_size=256,
+    ngf=64,
+    ndf=64,
+    mask_channels=100,
+    image_encoder="inception",
+    image_encoder_weights=Path("data/DAMSMencoders/bird/image_encoder200.pth"),
+    text_encoder_weights=Path("data/DAMSMencoders/bird/text_encoder200.pth"),
+    batch_size=24,
+    steps=600 * 8_855 // 24,  # 600 epochs
+    augment=True,
+    step=StepConfig(
+        text_encoder="joint",  # with frozen encoders: --text-encoder frozen --damsm-weight 0.05
+        damsm_weight=0.1,
+        lr_generator=1e-4,
+        lr_discriminator=4e-4,
+        lr_encoders=4e-5,
+        penalty="two-step",
+        penalty_weight=2.0,
+        penalty_power=6.0,
+        ema=0.999,
+        precision="fp32",
+    ),
+    workers=4,
+    sample_every=2_000,
+    save_every=2_000,
+)
+# The encoders are frozen: 0.1, the weight of DAMSM with trained ones, is published for CUB.
+COCO = dataclasses.replace(
+    CUB,
+    experiment="coco",
+    data="coco:data/coco",
+    out=Path("runs/coco"),
+    image_encoder_weights=Path("data/DAMSMencoders/coco/image_encoder100.pth"),
+    text_encoder_weights=Path("data/DAMSMencoders/coco/text_encoder100.pth"),
+    steps=120 * 82_783 // 24,  # 120 epochs
+    step=dataclasses.replace(CUB.step, text_encoder="frozen", damsm_weight=0.05),
+)
+EXPERIMENTS = {None: TrainConfig(), "cub": CUB, "coco": COCO}
+
+
+def read_train_config(arguments: Sequence[str], description: str | None) -> TrainConfig:
+    """The flags of a command line, over the values of its ``--experiment``, over the defaults."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--experiment", choices=[name for name in EXPERIMENTS if name], default=None)
+    name = first.parse_known_args(arguments)[0].experiment
+    return tyro.cli(TrainConfig, args=arguments, description=description, default=EXPERIMENTS[name])
+
+
+def run_script(name: str, script: Callable[[], object]) -> int:
+    """The exit code of a script: mistakes are one line and 2, a divergence 1, an interruption 130."""
+    open_standard_streams()
+    keep_large_blocks()
+    try:
+        script()
+        sys.stdout.flush()
+    except (ImportError, OSError, ValueError, NonFiniteLossError) as error:
+        first, *more = str(error).splitlines() or [type(error).__name__]
+        say(
+            "\n".join([f"{name}: {shorten(first, 600)}", *(f"  {shorten(line, 200)}" for line in more)]),
+            error=True,
+        )
+        return 1 if isinstance(error, NonFiniteLossError) else 2
+    except KeyboardInterrupt:
+        return 130
+    return 0

@@ -1,0 +1,139 @@
+"""The training script as a user runs it: what it writes and says, what it refuses, and several processes."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from t2ilayers import SSAGAN
+from t2ilayers.training import fastest_precision, latest_checkpoint, load_checkpoint
+
+from training_script import EXAMPLES, command, run_script
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    result = run_script(out)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+def test_the_script_writes_what_it_says(whole_run):
+    lines = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in lines] == list(range(6))
+    assert {"discriminator/real", "generator/damsm", "encoders/words_i2t", "steps_per_second"} <= lines[-1].keys()
+    samples = sorted(p.name for p in (whole_run / "samples").iterdir())
+    assert samples == [f"{kind}_{step:08d}.png" for kind in ("masks", "step") for step in (4, 6)]
+    assert (whole_run / "losses.png").stat().st_size > 1000
+    assert list((whole_run / "tensorboard").iterdir())
+    model = SSAGAN.from_pretrained(whole_run / "model")
+    assert model.generate(["a red circle"], seed=0).images.shape == (1, 3, 32, 32)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    assert run_script(tmp_path, "--steps", "2").returncode == 0
+    result = run_script(tmp_path, "--resume", "--lr-discriminator", "1e20")
+    assert result.returncode == 1
+    assert re.search(r"train_ssagan: \w+/\w+ is (nan|inf|-inf) at step \d", result.stderr)
+    assert "resume with smaller learning rates" in result.stderr
+    state = load_checkpoint(latest_checkpoint(tmp_path / "checkpoints"))
+    assert all(torch.isfinite(v).all() for v in state["model"].values() if v.is_floating_point())
+    assert state["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--data", "no/such/folder"), "no/such/folder"),
+        (("--image-size", "48"), "image_size"),
+        (("--resume",), "no checkpoint in"),
+        (("--ema", "1.5"), "ema must be in [0, 1)"),
+        (("--sample-every", "0"), "--sample-every must be at least 1, got 0"),
+        (("--image-encoder", "inception"), "needs --image-encoder-weights or --encoders"),
+        (("--text-encoder", "frozen"), "--text-encoder frozen needs --encoders"),
+        (("--encoders", "a", "--text-encoder-weights", "b"), "--encoders holds both encoders"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, flags, message):
+    result = run_script(tmp_path, *flags)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_new_run_does_not_write_over_another_ones_checkpoints(whole_run):
+    result = run_script(whole_run)
+    assert result.returncode == 2
+    assert "holds another run's checkpoints" in result.stderr
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--ngf", "4"), ("--seed", "3"), ("--penalty-every", "2")])
+def test_resuming_as_another_run_is_refused(whole_run, flag, value):
+    result = run_script(whole_run, "--resume", flag, value)
+    assert result.returncode == 2
+    assert re.search(rf"was trained with {flag} \d, this run has {value}", result.stderr)
+
+
+def test_the_run_is_described(whole_run):
+    run = json.loads((whole_run / "run.json").read_text())
+    assert run["flags"]["ngf"] == 2
+    assert run["flags"]["text_encoder"] == "joint"
+    assert run["flags"]["precision"] == fastest_precision()
+    assert run["versions"]["torch"] == torch.__version__
+
+
+@pytest.fixture
+def flags(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return importlib.import_module("flags")
+
+
+@pytest.mark.parametrize(("name", "words", "steps"), [("cub", 5450, 221_375), ("coco", 27297, 413_915)])
+def test_a_published_experiment_has_the_published_model(flags, name, words, steps):
+    config = flags.read_train_config(["--experiment", name, "--data", "cub:elsewhere", "--penalty", "joint"], None)
+    config.check()
+    assert (config.data, config.step.penalty, config.step.penalty_power) == ("cub:elsewhere", "joint", 6.0)
+    assert (config.batch_size, config.step.lr_generator, config.step.lr_discriminator) == (24, 1e-4, 4e-4)
+    assert (config.steps, config.step.precision, config.augment) == (steps, "fp32", True)
+    assert (config.step.text_encoder, config.step.damsm_weight) == {
+        "cub": ("joint", 0.1), "coco": ("frozen", 0.05)
+    }[name]  # fmt: skip
+    with torch.device("meta"):
+        model = SSAGAN(config.model(words))
+    assert sum(p.numel() for p in model.generator.parameters()) == 29_494_273
+    assert sum(p.numel() for p in model.discriminator.parameters()) == 80_379_526 - 2_099_200
+    assert model.text_encoder.embedding.weight.shape == (words, 300)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator trains for hours, not days")
+@pytest.mark.parametrize(("script", "flag"), [("train_ssagan", "--steps"), ("pretrain_damsm", "--epochs")])
+def test_days_of_work_on_a_cpu_are_asked_for(script, flag, tmp_path):
+    result = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{script}.py"), "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert re.search(rf"{script}: {flag}.* must be given on a CPU", result.stderr)
+    assert not (tmp_path / "out").exists()
+
+
+def test_torchrun_writes_once_and_what_one_process_writes(tmp_path):
+    # In bfloat16 two processes round a batch differently from one, by as much as it moves in a step.
+    flags = ["--batch-size", "5", "--steps", "2", "--precision", "fp32"]
+    result = run_script(tmp_path / "one", *flags)
+    assert result.returncode == 0, result.stderr
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    result = subprocess.run([*launcher, *command(tmp_path / "two", *flags)[1:]], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    one, two = (load_checkpoint(latest_checkpoint(tmp_path / name / "checkpoints")) for name in ("one", "two"))
+    for part in ("model", "ema"):
+        torch.testing.assert_close(two[part], one[part], rtol=0, atol=2e-3)
+    rows = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1]
+    assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2
