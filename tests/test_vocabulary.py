@@ -1,11 +1,14 @@
 """Vocabulary: the family's rule for words, and errors that say what to do."""
 
 import json
+import unicodedata
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from t2ilayers.vocabulary import EmptyCaptionError, UnknownWordError, Vocabulary, tokenize
 
@@ -23,13 +26,69 @@ def vocabulary() -> Vocabulary:
         ("The Bird's beak.", ["the", "bird", "s", "beak"]),
         ("bird\ufffd\ufffds", ["bird", "s"]),
         ("bird\ufffds", ["bird", "s"]),
-        ("caf\u00e9 \u9ce5 x_1", ["caf", "x_1"]),
         (" \t\n", []),
         ("!?\u2026", []),
     ],
 )
-def test_words_are_those_of_the_family(caption, words):
+def test_ascii_words_are_those_of_the_family_by_either_rule(caption, words):
+    assert tokenize(caption) == tokenize(caption, "ascii") == words
+
+
+# By the rules "words", "characters" and "ascii".
+SCRIPTS = [
+    ("Großer Bär", ["großer", "bär"], list("großerbär"), ["groer", "br"]),
+    ("caf\u00e9 cafe\u0301", ["caf\u00e9"] * 2, list("caf\u00e9") * 2, ["caf"] * 2),
+    ("赤い鳥、1羽", ["赤い鳥", "1羽"], list("赤い鳥1羽"), ["1"]),
+    ("красная птица", ["красная", "птица"], list("краснаяптица"), []),
+    # Vowel signs and the virama are marks, which \\w does not match.
+    ("हिन्दी पक्षी", ["हिन्दी", "पक्षी"], ["हि", "न्", "दी", "प", "क्", "षी"], []),
+    ("طائِر أحمر", ["طائِر", "أحمر"], ["ط", "ا", "ئِ", "ر", "أ", "ح", "م", "ر"], []),
+    ("می\u200cخواهم", ["می\u200cخواهم"], ["م", "ی", "خ", "و", "ا", "ه", "م"], []),
+    ("นกสีแดง", ["นกสีแดง"], ["น", "ก", "สี", "แ", "ด", "ง"], []),
+    ("a 🦊❤\ufe0f, 45° x_1", ["a", "🦊", "❤", "45", "x_1"], list("a🦊❤45x_1"), ["a", "45", "x_1"]),
+    ("\u0301 \ufffd\ufffdso\u00adft", ["soft"], list("soft"), ["so", "ft"]),
+]
+
+
+@pytest.mark.parametrize(("caption", "words", "characters", "ascii_words"), SCRIPTS)
+def test_letters_of_every_script_count(caption, words, characters, ascii_words):
     assert tokenize(caption) == words
+    assert tokenize(caption, "characters") == characters
+    assert tokenize(caption, "ascii") == ascii_words
+    assert tokenize(unicodedata.normalize("NFD", caption)) == words
+
+
+@given(st.text(max_size=60))
+def test_words_do_not_depend_on_how_a_caption_is_composed(caption):
+    for rule in ("words", "characters", "ascii"):
+        found = tokenize(caption, rule)
+        assert tokenize(unicodedata.normalize("NFC", caption), rule) == found
+        assert tokenize(unicodedata.normalize("NFD", caption), rule) == found
+        assert all(found)
+        # A caption made of the words alone has the same words, so that what a vocabulary decodes can be encoded.
+        if rule == "words":
+            assert tokenize(" ".join(found)) == found
+
+
+@given(st.text(max_size=60))
+def test_a_letter_that_the_ascii_rule_takes_is_never_lost_silently(caption):
+    vocabulary = Vocabulary(["<end>", *dict.fromkeys(tokenize(caption, "ascii"))], tokenizer="ascii")
+    if vocabulary.lost(caption):
+        with pytest.raises(UnknownWordError, match="would lose letters"):
+            vocabulary.encode(caption, max_words=99)
+    else:
+        assert tokenize(caption, "ascii") == tokenize(caption)
+        if len(vocabulary) > 1:
+            assert vocabulary.decode(vocabulary.encode(caption, max_words=99)).split() == tokenize(caption)
+
+
+def test_training_may_lose_letters_and_dropping_says_which():
+    vocabulary = Vocabulary(["<end>", "a", "bird"], tokenizer="ascii")
+    assert vocabulary.encode("a 青い bird", rng=np.random.default_rng(0)) == [1, 2]
+    with pytest.warns(UserWarning, match="'青い'"):
+        assert vocabulary.encode("a 青い bird", unknown="drop") == [1, 2]
+    with pytest.warns(UserWarning, match="'crow' and letters of '青い'"):
+        assert vocabulary.encode("a 青い crow", unknown="drop") == [1]
 
 
 def test_build_is_sorted_after_the_end_and_does_not_depend_on_order():
@@ -45,8 +104,8 @@ def test_build_is_sorted_after_the_end_and_does_not_depend_on_order():
 @pytest.mark.parametrize(
     ("words", "error", "says"),
     [
-        ([], ValueError, "word 0 is '<end>'"),
-        (["a", "<end>"], ValueError, "word 0 is '<end>'"),
+        ([], ValueError, "word 0 must be '<end>'"),
+        (["a", "<end>"], ValueError, "word 0 must be '<end>'"),
         (["<end>", "a", "b", "a"], ValueError, "'a'"),
         (["<end>", ""], ValueError, "index 1"),
         (["<end>", 3], TypeError, "int at index 1"),
@@ -69,7 +128,11 @@ def test_a_long_caption_is_cut_at_the_front_or_at_random_in_order():
     words = [f"w{n:02d}" for n in range(40)]
     caption = " ".join(words)
     vocabulary = Vocabulary(["<end>", *words])
-    assert vocabulary.encode(caption) == list(range(1, 19))
+    with pytest.warns(UserWarning, match="1 caption has more than 18 words; left out: 'w18 w19 .* w39'") as caught:
+        assert vocabulary.encode(caption) == list(range(1, 19))
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match=r"5 captions have more than 2 words; left out: 'w02'(, 'w02'){4}$"):
+        vocabulary.encode_batch(["w00 w01 w02"] * 5, max_words=2)
 
     drawn = [tuple(vocabulary.encode(caption, rng=np.random.default_rng(seed))) for seed in range(50)]
     assert all(len(ids) == 18 and list(ids) == sorted(set(ids)) for ids in drawn)
@@ -87,7 +150,7 @@ def test_unknown_words_are_named_with_words_near_them(vocabulary):
         vocabulary.encode("a qqq birdd")
     with pytest.raises(UnknownWordError, match="'crow'"):
         vocabulary["crow"]
-    with pytest.raises(ValueError, match="unknown is"):
+    with pytest.raises(ValueError, match="unknown must be"):
         vocabulary.encode("a bird", unknown="ignore")
     with pytest.raises(ValueError, match="max_words"):
         vocabulary.encode("a bird", max_words=0)
@@ -106,7 +169,7 @@ def test_unknown_words_are_dropped_with_one_warning(vocabulary):
             vocabulary.encode("zzz", unknown="drop")
 
 
-@pytest.mark.parametrize("caption", ["", "...", "\u9ce5"])
+@pytest.mark.parametrize("caption", ["", "...", "\u2026 °"])
 def test_a_caption_without_a_word_is_an_error(vocabulary, caption):
     with pytest.raises(EmptyCaptionError, match="at least one word"):
         vocabulary.encode_batch(["a bird", caption])
@@ -128,7 +191,7 @@ def test_a_batch_is_padded_with_end(vocabulary):
 def test_decode_stops_at_the_end_and_knows_its_range(vocabulary):
     assert vocabulary.decode([1, 0, 1]) == vocabulary.words[1]
     for index in (-1, len(vocabulary)):
-        with pytest.raises(ValueError, match="an index lies in"):
+        with pytest.raises(ValueError, match="an index must lie in"):
             vocabulary.decode([index])
 
 
@@ -156,6 +219,85 @@ def test_load_names_the_file_that_is_wrong(content, tmp_path):
         Vocabulary.load(path)
 
 
-def test_the_file_is_a_plain_list(vocabulary, tmp_path):
+@pytest.mark.parametrize("rule", ["words", "characters", "ascii"])
+def test_the_file_keeps_the_rule(rule, tmp_path):
+    vocabulary = Vocabulary.build(["a blåbär"], tokenizer=rule)
     vocabulary.save(tmp_path / "v.json")
-    assert json.loads((tmp_path / "v.json").read_text()) == list(vocabulary)
+    assert json.loads((tmp_path / "v.json").read_text(encoding="utf-8")) == {
+        "tokenizer": rule,
+        "words": list(vocabulary),
+    }
+    again = Vocabulary.load(tmp_path / "v.json")
+    assert (again, again.tokenizer) == (vocabulary, rule)
+    assert again.tokenize("å b") == vocabulary.tokenize("å b")
+
+
+def test_a_plain_list_as_written_before_has_the_familys_rule(tmp_path):
+    (tmp_path / "v.json").write_text('["<end>", "bird", "caf"]')
+    vocabulary = Vocabulary.load(tmp_path / "v.json")
+    assert vocabulary.tokenize("Café bird") == ["caf", "bird"]
+    with pytest.raises(UnknownWordError, match="'café', which would lose letters"):
+        vocabulary.encode("Café bird")
+
+
+def in_halves(caption):
+    return [caption[: len(caption) // 2], caption[len(caption) // 2 :]]
+
+
+def test_a_tokenizer_of_ones_own_is_given_again(tmp_path):
+    vocabulary = Vocabulary.build(["redbird", "redfish"], tokenizer=in_halves)
+    assert vocabulary.words == ("<end>", "bird", "fish", "red")
+    vocabulary.save(tmp_path / "v.json")
+    again = Vocabulary.load(tmp_path / "v.json")
+    with pytest.raises(ValueError, match=r"set vocabulary\.tokenizer"):
+        again.encode("redbird")
+    again.tokenizer = in_halves
+    for loaded in (again, Vocabulary.load(tmp_path / "v.json", tokenizer=in_halves)):
+        assert loaded == vocabulary
+        assert loaded.encode("redfish") == [3, 2]
+    Vocabulary(["<end>", "a"]).save(tmp_path / "v.json")
+    with pytest.raises(ValueError, match="its tokenizer is 'words', so none must be given"):
+        Vocabulary.load(tmp_path / "v.json", tokenizer=in_halves)
+
+
+@pytest.mark.parametrize("words", [[""], ["<end>"], [3]])
+def test_a_tokenizer_must_give_words(words):
+    with pytest.raises(TypeError, match="a tokenizer must give words"):
+        Vocabulary.build(["x"], tokenizer=lambda caption: words)
+    with pytest.raises(ValueError, match="tokenizer must be one of"):
+        Vocabulary(["<end>"], tokenizer="bytes")
+
+
+@pytest.mark.parametrize("captions", [np.array(["a red bird", "bird"]), ("a red bird", "bird")])
+def test_captions_may_be_any_sequence(vocabulary, captions):
+    assert vocabulary.encode_batch(captions)[1].tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("missing", [float("nan"), None, 3, b"bird", ["bird"]])
+def test_what_is_no_caption_is_said(vocabulary, missing):
+    with pytest.raises(TypeError, match="a caption must be a string, got"):
+        vocabulary.encode_batch(["a bird", missing])
+    with pytest.raises(TypeError, match="a caption must be a string, got"):
+        Vocabulary.build(["a bird", missing])
+
+
+LONG = "x" * 10**6
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda vocabulary: vocabulary.encode(LONG),
+        lambda vocabulary: vocabulary[LONG],
+        lambda vocabulary: vocabulary.encode_batch([f"birdd{n} {LONG}{n}" for n in range(9)]),
+        lambda vocabulary: vocabulary.encode("!" * 10**6),
+        lambda vocabulary: Vocabulary(["<end>", LONG, LONG]),
+        lambda vocabulary: Vocabulary([LONG]),
+        lambda vocabulary: Vocabulary(["<end>", "a"], tokenizer="ascii").encode("é" * 10**6),
+        lambda vocabulary: Vocabulary(["<end>"], tokenizer=LONG),
+    ],
+)
+def test_messages_stay_short(vocabulary, wrong):
+    with pytest.raises(ValueError, match=r"\.\.\.") as caught:
+        wrong(vocabulary)
+    assert len(str(caught.value)) < 2000

@@ -1,4 +1,4 @@
-"""Words and their indices: the tokenizer of the AttnGAN family, and the vocabulary of a text encoder."""
+"""Words and their indices: how captions are split into words, and the vocabulary of a text encoder."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import difflib
 import json
 import os
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ._files import read_regular, shown, some, written_whole
+
 END = "<end>"
+MAX_BYTES = 2**28  # of a vocabulary's file
+
+Rule: TypeAlias = Literal["words", "characters", "ascii"]
+Tokenizer: TypeAlias = Callable[[str], Sequence[str]]
 
 
 class UnknownWordError(ValueError):
@@ -32,7 +38,7 @@ class UnknownWordError(ValueError):
 
 
 class EmptyCaptionError(ValueError):
-    """A caption has no word: it is empty, has no ASCII letter or digit, or its words are all unknown.
+    """A caption has no word: it is empty, has neither letter nor digit, or its words are all unknown.
 
     Example:
         >>> try:
@@ -43,29 +49,67 @@ class EmptyCaptionError(ValueError):
     """
 
 
-def tokenize(caption: str) -> list[str]:
-    r"""Split a caption into words by the family's rule.
+def tokenize(caption: str, rule: Rule = "words") -> list[str]:
+    r"""Split a caption into words, in lower case and in Unicode's composed form (NFC).
 
-    Lower case, then ``re.findall(r"\w+", ...)``, then every character that is not ASCII is left out and
-    words that thereby become empty are dropped. U+FFFD, which stands in the family's files for quotation
-    marks that were lost, separates words, as does everything else that is not ``\w``.
+    - ``"words"``: every run of letters, digits, underscores and the marks that belong to them (accents, vowel
+      signs), of any script; and every pictograph, such as an emoji, by itself. All else separates words.
+    - ``"characters"``: the same, with each character a word of its own, together with its marks: for languages
+      that are written without spaces.
+    - ``"ascii"``: the AttnGAN family's rule, which published vocabularies and text encoders need. The matches of
+      ``\w+``, without their characters outside ASCII; words that thereby become empty are dropped.
 
     Args:
         caption: any string.
+        rule: one of the three.
 
     Returns:
         The words in order; empty where the caption has none.
 
-    Source: AttnGAN, ``code/datasets.py`` (``RegexpTokenizer(r"\w+")``).
+    Source: AttnGAN, ``code/datasets.py`` (``RegexpTokenizer(r"\w+")``), for ``"ascii"``.
 
     Example:
         >>> tokenize("This bird\ufffd\ufffds crown is RED, its bill: 2-toned.")
         ['this', 'bird', 's', 'crown', 'is', 'red', 'its', 'bill', '2', 'toned']
-        >>> tokenize("une cr\u00eape \u5bff\u53f8")
-        ['une', 'crpe']
+        >>> tokenize("une cr\u00eape"), tokenize("une cr\u00eape", "ascii"), tokenize("\u5bff\u53f8", "characters")
+        (['une', 'crêpe'], ['une', 'crpe'], ['寿', '司'])
     """
-    ascii_words = (word.encode("ascii", "ignore").decode() for word in re.findall(r"\w+", caption.lower()))
-    return [word for word in ascii_words if word]
+    caption = unicodedata.normalize("NFC", unicodedata.normalize("NFC", caption).lower())
+    if rule == "ascii" or (rule == "words" and caption.isascii()):
+        words = (word.encode("ascii", "ignore").decode() for word in re.findall(r"\w+", caption))
+        return [word for word in words if word]
+    clusters = _clusters(caption.translate(_IGNORED))
+    if rule == "characters":
+        return [cluster.rstrip(_JOINERS) for cluster in clusters if cluster]
+    apart = (f" {cluster} " if not cluster or _is_pictograph(cluster) else cluster for cluster in clusters)
+    return [word.rstrip(_JOINERS) for word in "".join(apart).split()]
+
+
+_JOINERS = "\u200c\u200d"  # hold the letters of a word apart or together, in Persian and in Indian scripts
+# Soft hyphen, byte order mark, and what chooses among the looks of a character.
+_IGNORED = dict.fromkeys([0xAD, 0xFEFF, *range(0xFE00, 0xFE10)])
+
+
+def _clusters(caption: str) -> list[str]:
+    """The characters of words, each with the marks behind it, and ``""`` for what separates words."""
+    clusters: list[str] = []
+    for character in caption:
+        if character == "_" or character.isalnum() or _is_pictograph(character):
+            clusters.append(character)
+        elif unicodedata.category(character)[0] != "M" and character not in _JOINERS:
+            clusters.append("")
+        elif clusters and clusters[-1] and not _is_pictograph(clusters[-1][0]):
+            clusters[-1] += character
+    return clusters
+
+
+def _is_pictograph(character: str) -> bool:
+    """Emoji and their like, but neither signs such as the degree's nor U+FFFD, which stands for lost text."""
+    return (
+        len(character) == 1
+        and unicodedata.category(character) == "So"
+        and ("\u2190" <= character < "\ufff0" or character > "\uffff")
+    )
 
 
 class Vocabulary:
@@ -76,9 +120,16 @@ class Vocabulary:
 
     Args:
         words: the words by index; ``words[0]`` is ``"<end>"``, no word occurs twice.
+        tokenizer: how captions are split into words: a rule of ``tokenize``, or a function of one's own from a
+            caption to its words. ``"ascii"`` for the words of a published text encoder.
+
+    Attributes:
+        tokenizer: the argument. It may be set; a vocabulary that was saved with a function of one's own is loaded
+            without it and needs it again.
 
     Raises:
-        ValueError: the first word is not ``<end>``, a word occurs twice, or one is empty.
+        ValueError: the first word is not ``<end>``, a word occurs twice, or one is empty; or ``tokenizer`` is
+            no rule.
         TypeError: a word is not a string.
 
     Example:
@@ -87,28 +138,37 @@ class Vocabulary:
         (4, 2, False)
         >>> vocabulary.encode("A red, red bird")
         [1, 3, 3, 2]
+        >>> Vocabulary.build(["赤い鳥"], tokenizer="characters").words
+        ('<end>', 'い', '赤', '鳥')
+        >>> Vocabulary.build(["red-winged bird"], tokenizer=str.split).words
+        ('<end>', 'bird', 'red-winged')
     """
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: Sequence[str], *, tokenizer: Rule | Tokenizer = "words") -> None:
         if isinstance(words, str):
-            raise TypeError("words is a sequence of strings, got one string; split it first")
+            raise TypeError("words must be a sequence of strings, got one string; split it first")
+        if not callable(tokenizer) and tokenizer not in get_args(Rule):
+            raise ValueError(f"tokenizer must be one of {get_args(Rule)} or a function, got {shown(tokenizer)}")
+        self.tokenizer: Rule | Tokenizer = tokenizer
         self.words: tuple[str, ...] = tuple(words)
         for index, word in enumerate(self.words):
             if not isinstance(word, str):
-                raise TypeError(f"every word is a string, got {type(word).__name__} at index {index}")
+                raise TypeError(f"every word must be a string, got {type(word).__name__} at index {index}")
             if not word:
-                raise ValueError(f"no word is empty, got '' at index {index}")
+                raise ValueError(f"no word may be empty, got '' at index {index}")
         if not self.words or self.words[0] != END:
             raise ValueError(
-                f"word 0 is {END!r} (also the padding), got {self.words[:1]}; put it before the others"
+                f"word 0 must be {END!r} (also the padding), got {shown(self.words[:1])}; put it before the others"
             )
         self._index = {word: index for index, word in enumerate(self.words)}
         if len(self._index) != len(self.words):
             twice = [word for word, count in Counter(self.words).items() if count > 1]
-            raise ValueError(f"a word has one index, got several for {_listed(twice)}; remove the copies")
+            raise ValueError(f"a word must have one index, got several for {_listed(twice)}; remove the copies")
 
     @classmethod
-    def build(cls, captions: Iterable[str], *, min_count: int = 1) -> Vocabulary:
+    def build(
+        cls, captions: Iterable[str], *, min_count: int = 1, tokenizer: Rule | Tokenizer = "words"
+    ) -> Vocabulary:
         """The vocabulary of some captions: ``<end>``, then their words in alphabetical order.
 
         The same captions give the same vocabulary, in whichever order they come.
@@ -116,6 +176,7 @@ class Vocabulary:
         Args:
             captions: the captions, of every split the encoder will meet.
             min_count: words that occur less often are left out, >= 1.
+            tokenizer: as the class.
 
         Raises:
             ValueError: ``min_count`` is below 1.
@@ -126,15 +187,16 @@ class Vocabulary:
             ('<end>', 'a', 'bird')
         """
         if min_count < 1:
-            raise ValueError(f"min_count is at least 1, got {min_count}")
-        counts = Counter(word for caption in captions for word in tokenize(caption))
+            raise ValueError(f"min_count must be at least 1, got {min_count}")
+        split = cls([END], tokenizer=tokenizer).tokenize
+        counts = Counter(word for caption in captions for word in split(caption))
         words = sorted(word for word, count in counts.items() if count >= min_count)
         if not words:
             raise EmptyCaptionError(
-                f"a vocabulary has at least one word, got {len(counts)} different words of which none occurs "
+                f"a vocabulary must have at least one word, got {len(counts)} words, none of which occurs "
                 f"{min_count} times; give more captions or lower min_count"
             )
-        return cls([END, *words])
+        return cls([END, *words], tokenizer=tokenizer)
 
     def __len__(self) -> int:
         return len(self.words)
@@ -151,13 +213,44 @@ class Vocabulary:
         return self._index[word]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Vocabulary) and self.words == other.words
+        return isinstance(other, Vocabulary) and self.words == other.words and self.tokenizer == other.tokenizer
 
     def __hash__(self) -> int:
         return hash(self.words)
 
     def __repr__(self) -> str:
         return f"Vocabulary({len(self)} words)"
+
+    def tokenize(self, caption: str) -> list[str]:
+        """The words of a caption, known or not, by this vocabulary's tokenizer.
+
+        Raises:
+            TypeError: the caption, or what a tokenizer of one's own made of it, is no text.
+            ValueError: the vocabulary was saved with a tokenizer of one's own, which was not given again.
+
+        Example:
+            >>> Vocabulary(["<end>", "a"], tokenizer="ascii").tokenize("a blåbär")
+            ['a', 'blbr']
+        """
+        if not isinstance(caption, str):
+            raise TypeError(f"a caption must be a string, got {shown(caption)}; is one missing?")
+        if not callable(self.tokenizer):
+            return tokenize(caption, self.tokenizer)
+        words = list(self.tokenizer(caption))
+        if not all(isinstance(word, str) and word and word != END for word in words):
+            raise TypeError(f"a tokenizer must give words, strings that are not empty, got {shown(words)}")
+        return words
+
+    def lost(self, caption: str) -> list[str]:
+        """Words of a caption that the rule ``"ascii"`` leaves out or takes letters from; none by other rules.
+
+        Example:
+            >>> Vocabulary(["<end>", "a"], tokenizer="ascii").lost("a café for a 青い bird")
+            ['café', '青い']
+        """
+        if self.tokenizer != "ascii" or caption.isascii():
+            return []
+        return [word for word in tokenize(caption) if not word.isascii()]
 
     def encode(
         self,
@@ -170,27 +263,28 @@ class Vocabulary:
         """Word indices of a caption, at most ``max_words`` of them.
 
         Args:
-            caption: the caption; ``tokenize`` says what its words are.
+            caption: the caption; ``tokenizer`` decides what its words are.
             max_words: a longer caption keeps this many words, in their order, >= 1.
-            rng: chooses which positions a longer caption keeps (the family's rule for training); None keeps
-                the first ones.
-            unknown: ``"error"`` raises for words the vocabulary lacks, ``"drop"`` leaves them out with a
-                warning that names them.
+            rng: chooses which positions a longer caption keeps, as the family does in training, where letters
+                outside ASCII may be lost too. None keeps the first ones, with a warning that quotes the rest.
+            unknown: ``"error"`` raises for words the vocabulary lacks, and without ``rng`` for words that the
+                rule ``"ascii"`` takes letters from; ``"drop"`` leaves both out with a warning that names them.
 
         Returns:
             1 to ``max_words`` indices in ``[1, len(vocabulary))``.
 
         Raises:
-            UnknownWordError: a word is not in the vocabulary, with ``unknown="error"``.
+            UnknownWordError: a word is not in the vocabulary or would lose letters, with ``unknown="error"``.
             EmptyCaptionError: the caption has no word, or none that the vocabulary has.
+            TypeError: the caption is no string.
             ValueError: ``max_words`` is below 1, or ``unknown`` is neither of the two.
 
         Source: AttnGAN, ``code/datasets.py``, ``get_caption``.
 
         Example:
             >>> vocabulary = Vocabulary.build(["a small red bird with a short bill"])
-            >>> vocabulary.decode(vocabulary.encode("a red bird with a red bill", max_words=3))
-            'a red bird'
+            >>> vocabulary.decode(vocabulary.encode("a red bird with a short bill", rng=np.random.default_rng(0)))
+            'a red bird with a short bill'
             >>> vocabulary.encode("a redd bird")
             Traceback (most recent call last):
                 ...
@@ -209,7 +303,7 @@ class Vocabulary:
         """``encode`` for several captions, padded with 0 to the longest.
 
         Args:
-            captions: N >= 1 captions; the options are those of ``encode``.
+            captions: N >= 1 captions, a list or an array; the options are those of ``encode``.
 
         Returns:
             ``tokens (N, T)`` and ``lengths (N,)``, both int64; T is the largest length.
@@ -224,41 +318,50 @@ class Vocabulary:
             ([[1, 2, 0], [1, 3, 2]], [2, 3])
         """
         if isinstance(captions, str):
-            raise TypeError("captions is a sequence of strings, got one string; wrap it in a list")
-        if not captions:
-            raise ValueError("a batch has at least one caption, got none")
+            raise TypeError("captions must be a sequence of strings, got one string; wrap it in a list")
+        if len(captions) == 0:
+            raise ValueError("a batch must have at least one caption, got none")
         rows = self._encode(captions, max_words, rng, unknown)
-        lengths = torch.tensor([len(row) for row in rows])
-        tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)
+        lengths = torch.tensor([len(row) for row in rows], device="cpu")
+        tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64, device="cpu")
         for n, row in enumerate(rows):
-            tokens[n, : len(row)] = torch.tensor(row)
+            tokens[n, : len(row)] = torch.tensor(row, device="cpu")
         return tokens, lengths
 
     def _encode(
-        self, captions: Sequence[str], max_words: int, rng: np.random.Generator | None, unknown: str
+        self, captions: Iterable[str], max_words: int, rng: np.random.Generator | None, unknown: str
     ) -> list[list[int]]:
         if max_words < 1:
-            raise ValueError(f"max_words is at least 1, got {max_words}")
+            raise ValueError(f"max_words must be at least 1, got {max_words}")
         if unknown not in ("error", "drop"):
-            raise ValueError(f'unknown is "error" or "drop", got {unknown!r}')
-        words = [tokenize(caption) for caption in captions]
+            raise ValueError(f'unknown must be "error" or "drop", got {unknown!r}')
+        captions = list(captions)
+        words = [self.tokenize(caption) for caption in captions]
         missing = sorted({word for row in words for word in row} - self._index.keys())
-        if missing and unknown == "error":
-            raise UnknownWordError(self._unknown_message(missing))
-        if missing:
-            warnings.warn(f"left out words that the vocabulary lacks: {_listed(missing)}", stacklevel=3)
-        rows = []
+        lost = sorted({word for caption in captions for word in self.lost(caption)} if rng is None else ())
+        if (missing or lost) and unknown == "error":
+            raise UnknownWordError(self._unknown_message(missing, lost))
+        if missing or lost:
+            parts = " and letters of ".join(_listed(part) for part in (missing, lost) if part)
+            warnings.warn(f"left out words that the vocabulary lacks: {parts}", stacklevel=3)
+        rows, cut = [], []
         for caption, row in zip(captions, words, strict=True):
             ids = [self._index[word] for word in row if word in self._index]
             if not ids:
                 raise EmptyCaptionError(
-                    f"a caption has at least one {'known ' if row else ''}word (ASCII letters and digits), "
-                    f"got {caption!r}"
+                    f"a caption must have at least one {'known ' if row else ''}word ({self._what_is_a_word()}), "
+                    f"got {shown(caption)}"
                 )
             if len(ids) > max_words:
+                if rng is None:
+                    cut.append(" ".join(self.words[word] for word in ids[max_words:]))
                 kept = range(max_words) if rng is None else np.sort(rng.permutation(len(ids))[:max_words])
                 ids = [ids[position] for position in kept]
             rows.append(ids)
+        if cut:
+            what = "1 caption has" if len(cut) == 1 else f"{len(cut)} captions have"
+            rests = some([repr(rest) for rest in cut], most=5, width=200)
+            warnings.warn(f"{what} more than {max_words} words; left out: {rests}", stacklevel=3)
         return rows
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -275,7 +378,7 @@ class Vocabulary:
         for index in map(int, ids):
             if not 0 <= index < len(self):
                 raise ValueError(
-                    f"an index lies in [0, {len(self)}), got {index}; is this the encoder's vocabulary?"
+                    f"an index must lie in [0, {len(self)}), got {index}; is this the encoder's vocabulary?"
                 )
             if index == 0:
                 break
@@ -283,7 +386,9 @@ class Vocabulary:
         return " ".join(words)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the words as a JSON list; an interrupted write leaves the former file whole.
+        """Write words and tokenizer as JSON; an interrupted write leaves the former file whole.
+
+        The file is an object with ``"tokenizer"``, the rule's name or ``"own"``, and the list ``"words"``.
 
         Example:
             >>> import tempfile
@@ -292,42 +397,74 @@ class Vocabulary:
             ...     Vocabulary.load(f"{folder}/vocabulary.json").words
             ('<end>', 'a')
         """
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(json.dumps(self.words, indent=0) + "\n", encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        rule = self.tokenizer if isinstance(self.tokenizer, str) else _OWN
+        content = json.dumps({"tokenizer": rule, "words": self.words}, indent=0, ensure_ascii=False)
+        with written_whole(path) as temporary:
+            temporary.write_text(content + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Vocabulary:
-        """Read what ``save`` wrote.
+    def load(cls, path: str | os.PathLike[str], *, tokenizer: Tokenizer | None = None) -> Vocabulary:
+        """Read what ``save`` wrote. A plain list of words, as written before, has the rule ``"ascii"``.
+
+        Args:
+            path: the file.
+            tokenizer: the function that the vocabulary was made with, if it was one's own; it may also be set
+                later, as the attribute ``tokenizer``.
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: it is not a JSON list of words that makes a vocabulary; the message names the file.
+            ValueError: it holds no words that make a vocabulary, or has a tokenizer of its own and another one was
+                given; the message names the file.
         """
-        text = Path(path).read_bytes()
+        content = read_regular(path, MAX_BYTES)
         try:
-            words = json.loads(text.decode("utf-8"))
-            if not isinstance(words, list):
-                raise TypeError(f"the file holds a JSON list of words, got {type(words).__name__}")
-            return cls(words)
+            found = json.loads(content.decode("utf-8"))
+            if isinstance(found, list):
+                found = {"tokenizer": "ascii", "words": found}
+            if not (isinstance(found, dict) and isinstance(found.get("words"), list)):
+                raise TypeError(f"it must hold a list of words, got {shown(found)}")
+            rule = found.get("tokenizer")
+            if tokenizer is not None and rule != _OWN:
+                raise ValueError(f"its tokenizer is {shown(rule)}, so none must be given")
+            return cls(found["words"], tokenizer=tokenizer or _not_given if rule == _OWN else cast(Rule, rule))
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{os.fspath(path)} is not a vocabulary: {error}") from error
 
-    def _unknown_message(self, words: Sequence[str]) -> str:
+    def _what_is_a_word(self) -> str:
+        if callable(self.tokenizer):
+            return "by its own tokenizer"
+        return "ASCII letters and digits" if self.tokenizer == "ascii" else "letters or digits"
+
+    def _unknown_message(self, words: Sequence[str], lost: Sequence[str] = ()) -> str:
         def with_near(word: str) -> str:
-            near = difflib.get_close_matches(word, self.words[1:], n=3, cutoff=0.75)
-            return f"{word!r} (near: {', '.join(map(repr, near))})" if near else repr(word)
+            # Nobody's word is longer, and comparing takes as long as both words are.
+            near = difflib.get_close_matches(word, self.words[1:], n=3, cutoff=0.75) if len(word) <= 40 else []
+            return f"{shown(word, 40)} (near: {', '.join(map(repr, near))})" if near else shown(word, 40)
 
-        return (
-            f"every word is one of the vocabulary's {len(self)}, got {_listed(words, with_near)}; correct "
-            "the caption or leave such words out"
-        )
+        said = []
+        if words:
+            said.append(
+                f"every word must be one of the vocabulary's {len(self)}, got {_listed(words, with_near)}; "
+                "correct the caption or leave such words out"
+            )
+        if lost:
+            said.append(
+                "the vocabulary has words of ASCII letters and digits alone, as published text encoders have, got "
+                f"{_listed(lost)}, which would lose letters; write such words in ASCII or leave them out"
+            )
+        return "; ".join(said)
 
 
-def _listed(words: Sequence[str], show: Callable[[str], str] = repr, most: int = 10) -> str:
+_OWN = "own"  # the tokenizer of a file whose vocabulary had a function
+
+
+def _not_given(caption: str) -> list[str]:
+    raise ValueError(
+        "this vocabulary was saved with a tokenizer of its own; set vocabulary.tokenizer to the function that it "
+        "was made with"
+    )
+
+
+def _listed(words: Sequence[str], show: Callable[[str], str] = shown, most: int = 10) -> str:
     more = f" (+{len(words) - most} more)" if len(words) > most else ""
     return ", ".join(show(word) for word in words[:most]) + more

@@ -109,9 +109,9 @@ def test_seeds_differ_and_a_batch_may_be_larger_than_the_dataset(batches):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"batch_size": 0}, "batch_size is at least world_size = 1"),
+        ({"batch_size": 0}, "batch_size must be at least world_size = 1"),
         ({"batch_size": 2, "world_size": 3}, "a sample each, got 2"),
-        ({"batch_size": 2, "seed": -1}, "seed is at least 0"),
+        ({"batch_size": 2, "seed": -1}, "seed must be at least 0"),
         ({"batch_size": 2, "rank": 2, "world_size": 2}, "rank 2 of 2"),
         ({"batch_size": 2, "rank": -1}, "rank -1 of 1"),
         ({"batch_size": 2, "dataset": Noise(0)}, "empty dataset"),

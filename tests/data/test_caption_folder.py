@@ -10,8 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from t2ilayers.data import CaptionedShapes, CaptionFolder, DatasetError, open_dataset
-from t2ilayers.data import folder as folder_module
+from t2ilayers.data import CaptionedShapes, CaptionFolder, DatasetError, listed, open_dataset
 
 
 def picture(path, size=(24, 20), colour=(200, 30, 30), mode="RGB", **options):
@@ -92,9 +91,10 @@ def test_text_beside_pictures(tmp_path):
     (tmp_path / "README.txt").write_text("not a caption")
     assert "two.txt" in problems(tmp_path)
     (tmp_path / "b/two.txt").write_text("a crow")
-    dataset = CaptionFolder(tmp_path, split=None, image_size=16)
+    with pytest.warns(UserWarning, match=r"1 files that are neither pictures nor captions .*: 'README\.txt'$"):
+        dataset = CaptionFolder(tmp_path, split=None, image_size=16)
     assert [dataset.key(n) for n in range(2)] == ["b/two.JPG", "one.png"]
-    assert dataset.captions(1) == ("a bird", " a red bird ")
+    assert dataset.captions(1) == ("a bird", "a red bird")
 
 
 def test_splits_by_name_are_stable_and_of_the_asked_size(tmp_path):
@@ -113,6 +113,8 @@ def test_splits_by_name_are_stable_and_of_the_asked_size(tmp_path):
     assert not train & test
     assert 30 < len(test) < 70
     rows(tmp_path, *reversed(listed[:100]))
+    for n in range(100, 200):
+        (tmp_path / f"{n}.png").unlink()
     assert keys("test") == {name for name in test if int(name[:-4]) < 100}
     assert "no picture in split 'test' of 100" in problems(tmp_path, split="test", test_fraction=0.0)
 
@@ -162,7 +164,7 @@ def test_augmentation_crops_and_mirrors_by_rng_only(tmp_path):
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_pictures_too_many_to_keep_are_read_again(birds, kept, monkeypatch):
-    monkeypatch.setattr(folder_module, "_CACHE_BYTES", 2**29 if kept else 0)
+    monkeypatch.setattr(listed, "_CACHE_BYTES", 2**29 if kept else 0)
     dataset = CaptionFolder(birds, split="train", image_size=16)
     before = dataset.image(1)
     (birds / "images/1.png").write_bytes(b"gone")
@@ -186,7 +188,8 @@ def bomb(path):
 def test_all_problems_are_said_at_once(birds, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside")
     picture(outside / "secret.png")
-    (birds / "link.png").symlink_to(outside / "secret.png")
+    (outside / "secret").write_text("not a picture")
+    (birds / "link.png").symlink_to(outside / "secret")
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(birds / "whole.png")
     data = (birds / "whole.png").read_bytes()
@@ -208,25 +211,24 @@ def test_all_problems_are_said_at_once(birds, tmp_path_factory):
         "text.png": good,
         "float.tiff": good,
         "bomb.png": good,
-        "images/0.png": {"captions": ["!", ""], "split": "train"},
-        "images/1.png": {"captions": [], "split": "train"},
         "images/2.png": {"captions": ["a\0bird"], "split": "train"},
         "images/3.png": {"captions": [3], "split": "train"},
-        "images/4.png": {"captions": ["a bird"], "split": "dev"},
+        "images/4.png": {"captions": ["a bird"], "split": "holdout"},
         "images/5.png": {"captions": ["a bird"]},
         "whole.png": {**good, "class_id": [1]},
     }
     rows(birds, *({"file": name, **entry} for name, entry in bad.items()))
-    text = problems(birds)
-    assert text.startswith(f"{birds} has {len(bad)} problems:")
+    with pytest.raises(DatasetError) as caught:
+        CaptionFolder(birds, split=None, image_size=16)
+    assert len(caught.value.problems) == len(bad)
+    text = "\n".join(caught.value.problems)
     for name in bad:
         assert sum(repr(name) in line for line in text.splitlines()) == 1, name
     for says in (
         "leads outside",
         "NUL",
         "truncated",
-        "'dev'",
-        "no caption with a word",
+        "'holdout'",
         "no split",
         "mode 'F'",
     ):
@@ -250,10 +252,10 @@ def test_pictures_of_the_other_split_must_exist_too(birds):
     ("content", "says"),
     [
         ("{", "line 1: not JSON"),
-        ("[1]", "line 1: a row is an object"),
-        ('{"file": "a.png"}', "line 1: a row is an object with 'file' and 'captions'"),
-        ('{"file": 3, "captions": ["a"]}', "line 1: the file is a name"),
-        ('{"file": "a\\u0000.png", "captions": ["a"]}', "not a usable file name"),
+        ("[1]", "line 1: a row must be an object"),
+        ('{"file": "a.png"}', "line 1: a row must be an object with 'file' and 'captions'"),
+        ('{"file": 3, "captions": ["a"]}', "must be a file name, got 3"),
+        ('{"file": "a\\u0000.png", "captions": ["a"]}', "must be a file name, got"),
         ('{"file": "\\ud800.png", "captions": ["a"]}', "ud800.png'"),
         ('{"file": "a.png", "captions": ["a"]}\n\n{"file": "a.png", "captions": ["b"]}', "listed twice"),
         ("[" * 100_000, "line 1: not JSON"),
@@ -269,9 +271,9 @@ def test_rows_that_cannot_be_read(tmp_path, content, says):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"file,caption\na.png,x\n", "columns include file_name and text"),
-        (b"file_name,text\na.png\n", "line 2: a row has one value for each column"),
-        (b"file_name,text\na.png,a bird,small\n", "line 2: a row has one value for each column"),
+        (b"file,caption\na.png,x\n", "columns must include file_name and text"),
+        (b"file_name,text\na.png\n", "line 2: a row must have one value for each column"),
+        (b"file_name,text\na.png,a bird,small\n", "line 2: a row must have one value for each column"),
         (b'file_name,text\na.png,"a bird', "not CSV"),
         (b"file_name,text\na.png,\xff\n", "not UTF-8"),
         (b"file_name,text,split\na.png,a,train\na.png,b,test\n", "another split or class"),
@@ -291,19 +293,26 @@ def test_an_empty_folder_and_no_folder(tmp_path):
 
 
 def test_a_wordless_caption_beside_others_is_left_out_with_a_warning(birds):
-    rows(birds, {"file": "images/0.png", "captions": ["a bird", "...", ""]})
-    with pytest.warns(UserWarning, match=r"left out 2 captions without a word, the first of 'images/0\.png'"):
+    pictures = ["a bird", "...", ""], ["!"], [], None, float("nan"), ["a crow"]
+    rows(birds, *({"file": f"images/{n}.png", "captions": row} for n, row in enumerate(pictures)))
+    with pytest.warns(UserWarning, match="left out") as caught:
         dataset = CaptionFolder(birds, split=None, image_size=16)
-    assert dataset.captions(0) == ("a bird",)
+    assert [str(warning.message).partition(": ")[2] for warning in caught] == [
+        "left out 2 captions without a word, of 'images/0.png', 'images/1.png'",
+        "left out 4 pictures without a caption: 'images/1.png', 'images/2.png', 'images/3.png', 'images/4.png'",
+    ]
+    assert [dataset.captions(n) for n in range(len(dataset))] == [("a bird",), ("a crow",)]
+    rows(birds, {"file": "images/0.png", "captions": [""]})
+    assert "no picture in split None of 0" in problems(birds)
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"split": "val"}, "split is"),
-        ({"image_size": 8}, "image_size is at least 16"),
-        ({"seed": -1}, "seed is at least 0"),
-        ({"test_fraction": 1.5}, "test_fraction lies in"),
+        ({"split": "val"}, "split must be"),
+        ({"image_size": 8}, "image_size must be at least 16"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"test_fraction": 1.5}, "test_fraction must lie in"),
     ],
 )
 def test_wrong_arguments(birds, options, says):

@@ -214,9 +214,9 @@ def test_sample_has_the_mask_and_repeats(shapes):
     ("options", "says"),
     [
         ({"length": 0}, "length is at least 1, got 0"),
-        ({"image_size": 15}, "image_size is at least 16, got 15"),
+        ({"image_size": 15}, "image_size must be at least 16, got 15"),
         ({"split": "val"}, "'val'"),
-        ({"seed": -1}, "seed is at least 0"),
+        ({"seed": -1}, "seed must be at least 0"),
         ({"max_objects": 3}, "max_objects is 1 or 2, got 3"),
     ],
 )

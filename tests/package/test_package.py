@@ -112,7 +112,7 @@ PUBLIC = {
         "matching_aware_gradient_penalty mismatched_pairs"
     ),
     "t2ilayers.data": (
-        "BACKGROUNDS Batch BatchDataset COCODataset COLOURS CUBDataset CaptionFolder CaptionShards "
+        "ATTRIBUTES BACKGROUNDS Batch BatchDataset COCODataset COLOURS CUBDataset CaptionFolder CaptionShards "
         "CaptionedDataset CaptionedShapes DatasetError "
         "ObjectAttributes PLACES SHAPES SIZES Sample SceneAttributes TEXTURES collate "
         "named_attributes open_dataset"

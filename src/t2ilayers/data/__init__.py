@@ -3,6 +3,7 @@
 from .batches import Batch, BatchDataset, collate
 from .dataset import CaptionedDataset, Sample
 from .drawn.grammar import (
+    ATTRIBUTES,
     BACKGROUNDS,
     COLOURS,
     PLACES,
@@ -22,6 +23,7 @@ from .readers.listing import DatasetError
 from .readers.shards import CaptionShards
 
 __all__ = [
+    "ATTRIBUTES",
     "BACKGROUNDS",
     "COLOURS",
     "PLACES",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from typing import cast
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 from typing_extensions import NotRequired, TypedDict
 
+from .._files import shown
 from .dataset import CaptionedDataset, Sample, check_seed
 
 
@@ -75,14 +79,16 @@ class BatchDataset(Dataset[Batch]):
         DataLoader(batches, batch_size=None, sampler=range(start, stop), num_workers=k)
 
     Args:
-        dataset: where the samples come from.
+        dataset: where the samples come from. It may be torch's ``Subset`` or ``ConcatDataset`` of such datasets,
+            which must have one vocabulary, ``image_size`` and ``max_words``; class ids are taken as they are.
         batch_size: B, the samples of a batch over all ranks, >= ``world_size``.
         seed: of the order and of the samples' randomness, >= 0.
         rank: this process, in ``[0, world_size)``.
         world_size: W, the number of processes that share a batch.
 
     Raises:
-        ValueError: a number outside its range, or an empty dataset.
+        ValueError: a number outside its range, an empty dataset, or parts of a dataset that differ.
+        TypeError: a dataset of another kind.
         IndexError: (on indexing) a negative step.
 
     Example:
@@ -98,15 +104,27 @@ class BatchDataset(Dataset[Batch]):
     """
 
     def __init__(
-        self, dataset: CaptionedDataset, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        dataset: CaptionedDataset | Subset[Sample] | ConcatDataset[Sample],
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         check_seed(seed)
+        parts = _parts(dataset)
+        for name in ("vocabulary", "image_size", "max_words"):
+            if any(getattr(part, name) != getattr(parts[0], name) for part in parts):
+                raise ValueError(f"all parts of a dataset must have the same {name}, got several")
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank lies in [0, world_size), got rank {rank} of {world_size}")
+            raise ValueError(f"rank must lie in [0, world_size), got rank {rank} of {world_size}")
         if batch_size < world_size:
-            raise ValueError(f"batch_size is at least world_size = {world_size}, a sample each, got {batch_size}")
+            raise ValueError(
+                f"batch_size must be at least world_size = {world_size}, a sample each, got {batch_size}"
+            )
         if len(dataset) == 0:
-            raise ValueError("batches come from at least one sample, got an empty dataset")
+            raise ValueError("batches must come from at least one sample, got an empty dataset")
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
@@ -117,7 +135,7 @@ class BatchDataset(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         if step < 0:
-            raise IndexError(f"a step is at least 0, got {step}")
+            raise IndexError(f"a step must be at least 0, got {step}")
         first, ranks = step * self.batch_size, (self.rank, self.rank + 1)
         start, stop = (first + rank * self.batch_size // self.world_size for rank in ranks)
         return collate([self._sample(position) for position in range(start, stop)])
@@ -129,4 +147,28 @@ class BatchDataset(Dataset[Batch]):
             self._epoch = epoch
         # The 1 keeps this stream apart from that of the epoch with the same number.
         rng = np.random.default_rng((self.seed, position, 1))
-        return self.dataset.sample(int(self._order[offset]), rng)
+        return _draw(self.dataset, int(self._order[offset]), rng)
+
+
+def _parts(dataset: Dataset[Sample]) -> list[CaptionedDataset]:
+    """The datasets that one is made of."""
+    if isinstance(dataset, Subset):
+        return _parts(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        return [part for one in dataset.datasets for part in _parts(one)]
+    if isinstance(dataset, CaptionedDataset):
+        return [dataset]
+    raise TypeError(
+        f"dataset must be a CaptionedDataset, or torch's Subset or ConcatDataset of such, got {shown(dataset)}"
+    )
+
+
+def _draw(dataset: Dataset[Sample], index: int, rng: np.random.Generator) -> Sample:
+    """The sample at an index, with the randomness of ``rng``, which torch's own classes do not hand on."""
+    if isinstance(dataset, Subset):
+        return _draw(dataset.dataset, int(dataset.indices[index]), rng)
+    if isinstance(dataset, ConcatDataset):
+        part = bisect_right(dataset.cumulative_sizes, index)
+        before = dataset.cumulative_sizes[part - 1] if part else 0
+        return _draw(dataset.datasets[part], index - before, rng)
+    return cast(CaptionedDataset, dataset).sample(index, rng)

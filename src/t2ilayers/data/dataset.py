@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import NotRequired, TypedDict
 
+from .._files import shown
 from ..vocabulary import Vocabulary
 
 MIN_IMAGE_SIZE = 16
@@ -51,12 +54,14 @@ class CaptionedDataset(Dataset[Sample], ABC):
             that it lacks are an error when they are met.
         seed: of the randomness of ``dataset[index]``, >= 0.
         class_ids: ``(len(dataset),)`` int64; pictures of one class are no negatives of each other.
-
-    Attributes:
-        max_words: longest sequence of tokens, 18 as in the family.
+        max_words: longest sequence of tokens, 18 as in the family, >= 1. Of a longer caption so many words are
+            taken at random each time, in their order.
 
     Raises:
-        ValueError: ``image_size`` or ``seed`` is too small.
+        ValueError: ``image_size``, ``seed`` or ``max_words`` is too small.
+
+    Warns:
+        UserWarning: once, where the vocabulary's rule takes letters from a caption's words.
 
     Example:
         >>> class Grey(CaptionedDataset):
@@ -74,13 +79,21 @@ class CaptionedDataset(Dataset[Sample], ABC):
         ('grey-2', 2, torch.Size([18]))
     """
 
-    max_words: int = 18
-
     def __init__(
-        self, *, image_size: int, vocabulary: Vocabulary, seed: int, class_ids: npt.NDArray[np.int64]
+        self,
+        *,
+        image_size: int,
+        vocabulary: Vocabulary,
+        seed: int,
+        class_ids: npt.NDArray[np.int64],
+        max_words: int = 18,
     ) -> None:
         check_image_size(image_size)
         check_seed(seed)
+        if max_words < 1:
+            raise ValueError(f"max_words must be at least 1, got {max_words}")
+        self.max_words = max_words
+        self._told_of: Vocabulary | None = None  # whose lost letters were told
         self.image_size = image_size
         self.vocabulary = vocabulary
         self.seed = seed
@@ -111,6 +124,12 @@ class CaptionedDataset(Dataset[Sample], ABC):
         self._check_index(index)
         captions = self.captions(index)
         caption = captions[int(rng.integers(len(captions)))]
+        if self._told_of is not self.vocabulary and (lost := self.vocabulary.lost(caption)):
+            self._told_of = self.vocabulary
+            warnings.warn(
+                f"the vocabulary's words are ASCII; {shown(lost[0])} and others lose letters or are left out",
+                stacklevel=2,
+            )
         ids = self.vocabulary.encode(caption, max_words=self.max_words, rng=rng)
         tokens = torch.zeros(self.max_words, dtype=torch.int64)
         tokens[: len(ids)] = torch.tensor(ids)
@@ -123,13 +142,39 @@ class CaptionedDataset(Dataset[Sample], ABC):
             "key": self.key(index),
         }
 
+    def digest(self) -> str:
+        """SHA-256 of classes, keys, captions and at most 32 pictures: whether a run still sees the same data.
+
+        Example:
+            >>> from t2ilayers.data import CaptionedShapes
+            >>> one, same, other = (CaptionedShapes(9, 16, seed=seed).digest() for seed in (0, 0, 1))
+            >>> one == same, one == other
+            (True, False)
+        """
+        digest = hashlib.sha256(self.class_ids.tobytes())
+        for index in range(len(self)):
+            digest.update(repr((self.key(index), self.captions(index))).encode("utf-8", "surrogatepass"))
+        for index in spread(len(self), 32):
+            digest.update(self.image(index, None).contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def __getitem__(self, index: int) -> Sample:
         self._check_index(index)
         return self.sample(index, np.random.default_rng((self.seed, index)))
 
     def _check_index(self, index: int) -> None:
         if not 0 <= index < len(self):
-            raise IndexError(f"an index lies in [0, {len(self)}), got {index}")
+            raise IndexError(f"an index must lie in [0, {len(self)}), got {index}")
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most ``most`` indices in ``[0, count)``, evenly spread.
+
+    Example:
+        >>> spread(3, 9), spread(100, 5)
+        ([0, 1, 2], [0, 24, 49, 74, 99])
+    """
+    return [n * (count - 1) // max(most - 1, 1) for n in range(most)] if count > most else list(range(count))
 
 
 def check_image_size(image_size: int) -> None:
@@ -138,7 +183,7 @@ def check_image_size(image_size: int) -> None:
     >>> check_image_size(64)
     """
     if image_size < MIN_IMAGE_SIZE:
-        raise ValueError(f"image_size is at least {MIN_IMAGE_SIZE}, got {image_size}")
+        raise ValueError(f"image_size must be at least {MIN_IMAGE_SIZE}, got {image_size}")
 
 
 def check_seed(seed: int) -> None:
@@ -147,4 +192,4 @@ def check_seed(seed: int) -> None:
     >>> check_seed(0)
     """
     if seed < 0:
-        raise ValueError(f"seed is at least 0, got {seed}")
+        raise ValueError(f"seed must be at least 0, got {seed}")

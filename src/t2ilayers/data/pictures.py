@@ -3,31 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .._files import open_regular
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-# Pillow reads more, some of it by starting other programs.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+# What is taken for a picture by its name. Some of them need a plug-in of Pillow's, and some Pillow cannot read at
+# all: where they lie among others, they are named as what cannot be read.
+SUFFIXES = (
+    *(".apng", ".avif", ".avifs", ".bmp", ".bw", ".cur", ".dcx", ".dds", ".dib", ".dng", ".eps", ".fits", ".gif"),
+    *(".heic", ".heics", ".heif", ".heifs", ".hif", ".icns", ".ico", ".im", ".j2c", ".j2k", ".jfif", ".jp2"),
+    *(".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".jxl", ".mpo", ".msp", ".pbm", ".pcd", ".pcx", ".pfm"),
+    *(".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".ras", ".raw", ".rgb", ".rgba", ".sgi", ".svg", ".tga"),
+    *(".tif", ".tiff", ".webp", ".xbm", ".xpm"),
+)
+# Pillow hands EPS to another program, and only knows the heads of the others.
+_NOT_READ = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 
 Box = tuple[int, int, int, int]
+
+
+def with_margin(size: int) -> int:
+    """The side from which a random crop of ``size`` is taken, as published: ``int(size * 76 / 64)``.
+
+    Example:
+        >>> with_margin(64)
+        76
+    """
+    return int(size * 76 / 64)
 
 
 def read_picture(path: Path | BinaryIO, size: int) -> npt.NDArray[np.uint8]:
     """Decode a picture wholly, cut its central square and resize that.
 
-    It is turned upright as its EXIF data says, transparency is flattened on white, 16-bit grey is scaled, and
-    of an animation the first frame counts. Bicubic, antialiased.
+    It is turned upright as its EXIF data says, transparency is flattened on white, grey of 9 to 16 bits is scaled,
+    and of an animation the first frame counts. Bicubic, antialiased.
 
     Args:
-        path: a PNG, JPEG, WebP, BMP, GIF or TIFF file, or one that is open.
+        path: a file in any format that Pillow reads by itself, or one that is open.
         size: side of the result.
 
     Returns:
@@ -55,7 +75,7 @@ def read_picture(path: Path | BinaryIO, size: int) -> npt.NDArray[np.uint8]:
     return np.asarray(square)
 
 
-def read_short_side(path: Path, size: int, box: Box | None = None) -> npt.NDArray[np.uint8]:
+def read_short_side(path: Path | BinaryIO, size: int, box: Box | None = None) -> npt.NDArray[np.uint8]:
     """Decode a picture wholly, cut it about a box where there is one, and resize its short side.
 
     The cut is the published one for birds: the square of half-side ``int(0.75 * max(w, h))`` about the box's
@@ -125,15 +145,20 @@ def crop(picture: npt.NDArray[np.uint8], size: int, rng: np.random.Generator | N
     return torch.from_numpy(channels_first).div_(127.5).sub_(1.0)
 
 
-def _decode(path: Path | BinaryIO) -> Image:
+def _decode(file: Path | BinaryIO) -> Image:
     from PIL import Image, ImageOps
 
-    if isinstance(path, Path) and not path.is_file():
-        raise ValueError("there is no such file")  # nor a pipe, which would be waited for
-    with Image.open(path, formats=_FORMATS) as opened:
-        _check_pixels(opened.width, opened.height)
-        opened.load()
-        return _rgb(ImageOps.exif_transpose(opened))
+    if isinstance(file, Path):
+        with open_regular(file) as opened:
+            return _decode(opened)
+    Image.init()
+    formats = [name for name in Image.ID if name not in _NOT_READ]  # with those of plug-ins
+    with Image.open(file, formats=formats) as picture:
+        _check_pixels(picture.width, picture.height)
+        picture.load()
+        grey_range = _grey_range(picture)
+        upright = ImageOps.exif_transpose(picture)
+        return _rgb(upright) if grey_range is None else _of_deep_grey(upright, *grey_range)
 
 
 def _check_pixels(width: int, height: int) -> None:
@@ -144,16 +169,38 @@ def _check_pixels(width: int, height: int) -> None:
         raise ValueError(f"{width} x {height} pixels are more than {limit}; cut it or scale it down")
 
 
+def _grey_range(picture: Image) -> tuple[int, int] | None:
+    """The values of black and white in a grey picture of more than 8 bits; None for all others."""
+    if not (picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))):
+        return None
+    if picture.format != "TIFF":
+        return 0, 65535
+    tags: Any = picture.tag_v2  # type: ignore[attr-defined]  # of TIFF pictures alone
+    most = 2 ** min(int(tags.get(258, (16,))[0]), 16) - 1  # by the bits of a sample
+    return (most, 0) if tags.get(262) == 0 else (0, most)  # where white is zero, or black
+
+
 def _rgb(picture: Image) -> Image:
     from PIL import Image
 
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"mode {picture.mode!r} has no defined range; save it with 8 or 16 bits a channel")
+    if picture.mode == "La":
+        picture = picture.convert("LA")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture).convert("RGB")
-    if picture.mode.startswith("I;16"):
-        # Conversion would clip at 255.
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("I", "F"):
-        raise ValueError(f"mode {picture.mode!r} has no defined range; save it with 8 or 16 bits a channel")
     return picture.convert("RGB")
+
+
+def _of_deep_grey(picture: Image, black: int, white: int) -> Image:
+    """Pillow's own conversion would clip at 255, and knows no transparent value."""
+    from PIL import Image
+
+    values = np.asarray(picture).astype(np.int64)
+    grey = ((values - black) * 255 / (white - black)).round().clip(0, 255).astype(np.uint8)
+    transparent = picture.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+    return Image.fromarray(grey).convert("RGB")

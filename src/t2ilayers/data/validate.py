@@ -1,13 +1,13 @@
 """Check a data set before training on it: one line a problem, then what there is.
 
     python -m t2ilayers.data.validate cub:data/birds --text-encoder text_encoder200.pth
-    python -m t2ilayers.data.validate coco:data/coco
+    python -m t2ilayers.data.validate "coco:data/coco?captions_per_image=1"
     python -m t2ilayers.data.validate path/to/folder
 
 Data sets are named as for training (see ``t2ilayers.data.open_dataset``). Both splits are checked: their lists,
 pickles, names and captions, that every picture is there and decodes wholly, and with ``--text-encoder`` that the
-encoder has as many words as the vocabulary. The exit status is 0 where all is well, 1 with problems, 2 for wrong
-usage.
+encoder has as many words as the vocabulary. Notes tell what is left out, and which captions are too long to be
+used whole. The exit status is 0 where all is well, 1 with problems, 2 for wrong usage.
 """
 
 from __future__ import annotations
@@ -18,92 +18,86 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from .open import open_dataset
+from .._files import open_regular, shown
+from .listed import read_listed
+from .open import list_dataset, read_spec
 from .readers.attngan import CAPTION_PICKLES
-from .readers.coco import list_coco
-from .readers.cub import list_cub
-from .readers.listing import DatasetError
-from .readers.published import Picture, read_listed
-from .readers.shards import CaptionShards
-
-_PUBLISHED = {"cub": (list_cub, 10), "coco": (list_coco, 5)}
+from .readers.listing import DatasetError, Listing, Picture
 
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What is wrong with a split, a line each, and how many pictures, captions and words it has."""
+    """What is wrong with a split and what is left out, a line each, and how much there is of it."""
 
     problems: list[str]
+    notes: list[str]
     pictures: int = 0
     captions: int = 0
     words: int = 0
 
 
-def check_published(kind: str, root: str, split: str, captions_per_image: int | None, decode: bool) -> SplitReport:
-    """Check a split of ``cub`` or ``coco`` below ``root``.
+def check_split(data: str, split: Literal["train", "test"], *, decode: bool = True) -> SplitReport:
+    """Check a split of any data set but ``shapes``.
 
     Raises:
-        NotADirectoryError: ``root`` is no folder.
-        ValueError: ``captions_per_image`` is below 1.
+        NotADirectoryError, ValueError: as ``open_dataset``, but for problems.
 
     Example:
-        >>> check_published("cub", ".", "train", None, decode=False).problems
-        ['train/filenames.pickle: there is no such file']
+        >>> check_split("cub:.", "train").problems
+        ['train/filenames.pickle: cannot be read (No such file or directory)']
     """
-    read, usual = _PUBLISHED[kind]
-    listing = read(root, split, usual if captions_per_image is None else captions_per_image)
+    listing, options = list_dataset(data, split)
+    as_published = read_spec(data)[0] in ("cub", "coco")
+
+    def damage(picture: Picture) -> str | None:
+        try:
+            picture.stamp()
+        except OSError:  # there is no such file, which the listing says
+            return None
+        read = read_listed(picture, 64, as_published=as_published)
+        return read if isinstance(read, str) else None
+
     problems = list(listing.problems)
     if decode:
-        present = (picture for picture in listing.pictures if picture.path.is_file())
         with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
-            problems += filter(None, pool.map(_damage, present))
+            problems += filter(None, pool.map(damage, listing.pictures))
+    captions, long = _count(listing, options.get("max_words", 18), problems)
+    notes = [*listing.notes, *listing.by_rule, *long]
     words = len(listing.vocabulary) if listing.pictures else 0
-    captions = sum(len(picture.captions) for picture in listing.pictures)
-    return SplitReport(problems, len(listing.pictures), captions, words)
+    return SplitReport(list(dict.fromkeys(problems)), notes, len(listing.pictures), captions, words)
 
 
-def check_own(data: str, split: str, captions_per_image: int | None, decode: bool) -> SplitReport:
-    """Check a split of a ``CaptionFolder``, all of whose pictures it decodes, or of ``shards:PATTERN``.
-
-    Raises:
-        NotADirectoryError: ``data`` is no folder.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     check_own(folder, "train", None, True).problems
-        ['no captions.jsonl, metadata.jsonl or metadata.csv, and no picture; is this the right folder?']
-    """
-    try:
-        spec = data if data.startswith("shards:") else Path(data)  # drawn shapes need no check
-        dataset = open_dataset(spec, "train" if split == "train" else "test")
-    except DatasetError as error:
-        return SplitReport(list(error.problems))
-    problems = []
-    captions = 0
-    for n in range(len(dataset)):
-        count = len(dataset.captions(n))
-        captions += count
-        if captions_per_image is not None and count < captions_per_image:
-            problems.append(
-                f"{dataset.key(n)!r}: {count} captions with a word, must be at least {captions_per_image}"
-            )
-        if decode and isinstance(dataset, CaptionShards):  # a folder's pictures were decoded when it was opened
-            try:
-                dataset.image(n, None)
-            except DatasetError as error:
-                problems += error.problems
-    return SplitReport(problems, len(dataset), captions, len(dataset.vocabulary))
+def _count(listing: Listing, max_words: int, problems: list[str]) -> tuple[int, list[str]]:
+    """How many captions there are, and a line on those of more than ``max_words`` words."""
+    captions = long = 0
+    first = ""
+    for picture in listing.pictures:
+        try:
+            row = picture.captions
+        except DatasetError as error:
+            problems += error.problems
+            continue
+        captions += len(row)
+        for caption in row:
+            if len(listing.vocabulary.tokenize(caption)) > max_words:
+                long += 1
+                first = first or caption
+    told = (
+        f"{long} captions have more than {max_words} words, of which {max_words} are drawn each time; the first "
+        f"is {shown(first)}"
+    )
+    return captions, [told] if long else []
 
 
 def check_encoder(path: Path, words: int) -> list[str]:
     """The problem, if there is one, of a published text encoder (``text_encoderE.pth``) with so many words.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint.
+        OSError: there is no such checkpoint.
 
     Example:
         >>> import tempfile
@@ -113,13 +107,14 @@ def check_encoder(path: Path, words: int) -> list[str]:
         ...     check_encoder(path, 5450), [text.partition("pth")[2] for text in check_encoder(path, 27297)]
         ([], [' knows 5450 words, the vocabulary has 27297: ...])
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        known = len({str(key).removeprefix("module."): value for key, value in state.items()}["encoder.weight"])
-    except Exception as error:  # damaged files make torch raise nearly anything
-        return [f"{path} is no published text encoder ({type(error).__name__}: {error})"]
+    with open_regular(path) as file:
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            known = len(
+                {str(key).removeprefix("module."): value for key, value in state.items()}["encoder.weight"]
+            )
+        except Exception as error:  # damaged files make torch raise nearly anything
+            return [f"{path} is no published text encoder ({type(error).__name__}: {error!s:.300})"]
     if known == words:
         return []
     return [
@@ -133,64 +128,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Example:
         >>> main(["cub:.", "--no-decode"])
-        train: train/filenames.pickle: there is no such file
+        train: train/filenames.pickle: cannot be read (No such file or directory)
         train: 0 pictures, 0 captions, 0 words
-        test: test/filenames.pickle: there is no such file
+        test: test/filenames.pickle: cannot be read (No such file or directory)
         test: 0 pictures, 0 captions, 0 words
         2 problems
         1
     """
     parser = argparse.ArgumentParser("python -m t2ilayers.data.validate", description=__doc__.split("\n")[0])
     parser.add_argument(
-        "data", help="cub:ROOT, coco:ROOT (either layout), shards:PATTERN, or a folder of one's own"
+        "data", help="cub:ROOT, coco:ROOT (either layout), shards:PATTERN, or a folder of one's own; with options"
     )
     parser.add_argument("--text-encoder", type=Path, metavar="FILE", help="published text encoder to go with it")
-    parser.add_argument("--captions-per-image", type=int, metavar="N", help="default: 10 for cub, 5 for coco")
-    parser.add_argument(
-        "--no-decode", action="store_true", help="leave out decoding pictures, of all but a folder"
-    )
+    parser.add_argument("--no-decode", action="store_true", help="leave out decoding pictures")
     options = parser.parse_args(arguments)
-    if options.captions_per_image is not None and options.captions_per_image < 1:
-        parser.error(f"--captions-per-image is at least 1, got {options.captions_per_image}")
+    if options.data == "shapes":
+        print("drawn shapes need no check: nothing of them is read from a disk")
+        return 0
     try:
-        problems = _check(options.data, options.captions_per_image, not options.no_decode, options.text_encoder)
-    except OSError as error:  # no such folder or checkpoint
+        problems = _check(options.data, not options.no_decode, options.text_encoder)
+    except (OSError, ValueError, ImportError) as error:  # no such folder, option or checkpoint
         parser.error(str(error))
     print("no problems" if problems == 0 else "1 problem" if problems == 1 else f"{problems} problems")
     return 1 if problems else 0
 
 
-def _check(data: str, captions_per_image: int | None, decode: bool, text_encoder: Path | None) -> int:
+def _check(data: str, decode: bool, text_encoder: Path | None) -> int:
     """Check both splits and the encoder, print what is found, and return the number of problems."""
-    kind, _, root = data.partition(":")
-    published = bool(root) and kind in _PUBLISHED
     seen: set[str] = set()
 
-    def tell(where: str, problems: Sequence[str]) -> None:
-        for problem in problems:
-            if problem not in seen:  # what concerns both splits is said once
-                print(f"{where}: {problem}")
-            seen.add(problem)
+    def tell(where: str, lines: Sequence[str]) -> int:
+        new = [line for line in dict.fromkeys(lines) if line not in seen]  # what concerns both splits is said once
+        seen.update(new)
+        for line in new:
+            print(f"{where}: {line:.500}")
+        return len(new)
 
-    words = 0
-    for split in ("train", "test"):
-        if published:
-            report = check_published(kind, root, split, captions_per_image, decode)
-        else:
-            report = check_own(data, split, captions_per_image, decode)
-        tell(split, report.problems)
+    words = problems = 0
+    splits: tuple[Literal["train", "test"], ...] = ("train", "test")
+    for split in splits:
+        report = check_split(data, split, decode=decode)
+        problems += tell(split, report.problems)
+        tell(f"{split}: note", report.notes)
         print(f"{split}: {report.pictures} pictures, {report.captions} captions, {report.words} words")
         words = max(words, report.words)
     if text_encoder is not None and words:
-        tell("text encoder", check_encoder(text_encoder, words))
-        if published and not any((Path(root) / name).is_file() for name in CAPTION_PICKLES):
+        problems += tell("text encoder", check_encoder(text_encoder, words))
+        kind, root, _ = read_spec(data)
+        if kind in ("cub", "coco") and not any((Path(root) / name).is_file() for name in CAPTION_PICKLES):
             print("note: no caption pickle; words in alphabetical order fit no published text encoder")
-    return len(seen)
-
-
-def _damage(picture: Picture) -> str | None:
-    read = read_listed(picture, 64)
-    return read if isinstance(read, str) else None
+    return problems
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """How good the pictures are: FID, IS, R-precision, attributes that captions name, what the masks select."""
 
+from ..data import ATTRIBUTES
 from ._inception_score import InceptionScore, inception_score
 from ._mask_iou import StageIoU, StageIoUs, mask_iou, stage_ious
 from ._r_precision import RPrecision, r_precision
 from .attributes import (
     ATTRIBUTE_CHANCE,
-    ATTRIBUTES,
     AttributeClassifier,
     AttributeLogits,
     attribute_accuracy,

@@ -10,28 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data import (
-    BACKGROUNDS,
-    COLOURS,
-    PLACES,
-    SHAPES,
-    SIZES,
-    TEXTURES,
-    CaptionedShapes,
-    SceneAttributes,
-    named_attributes,
-)
+from ..data import ATTRIBUTES, CaptionedShapes, SceneAttributes, named_attributes
 from ._finite import check_finite
-
-ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "colour": COLOURS,
-    "shape": SHAPES,
-    "size": SIZES,
-    "place": PLACES,
-    "background": BACKGROUNDS,
-    "texture": TEXTURES,
-}
-"""What the classifier tells apart: the values of each attribute, in the order of its logits."""
 
 ATTRIBUTE_CHANCE: dict[str, float] = {name: 1 / len(values) for name, values in ATTRIBUTES.items()}
 """Accuracy of a guess, for each attribute."""

@@ -15,6 +15,16 @@ PLACES = ("centre", "left", "right", "top", "bottom")
 BACKGROUNDS = ("black", "grey", "navy", "brown", "olive")
 TEXTURES = ("plain", "striped", "checked", "cloudy")
 
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "colour": COLOURS,
+    "shape": SHAPES,
+    "size": SIZES,
+    "place": PLACES,
+    "background": BACKGROUNDS,
+    "texture": TEXTURES,
+}
+"""What captions of drawn shapes can name, and the words for each."""
+
 CAPTIONS_PER_PICTURE = 5
 
 _SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}

@@ -16,25 +16,31 @@ names pairs every picture with the captions of another one, and nothing else wou
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...vocabulary import Vocabulary, tokenize
+from ..._files import shown
+from ...vocabulary import END, Rule, Tokenizer, Vocabulary, tokenize
 from . import pickles
-from .published import (
+from .listing import (
+    WITHOUT_CAPTION,
+    FilePicture,
+    LeftOut,
     Listing,
-    Picture,
-    choose_captions,
-    find_picture,
-    name_problem,
+    nul_problem,
     unknown_words,
     vocabulary_of,
+    with_words,
 )
+from .names import Tree, name_problem
+from .rows import MAX_TEXT_BYTES, read_text
 
 CAPTION_PICKLES = ("captions.pickle", "captions_DAMSM.pickle")
 
@@ -69,13 +75,22 @@ def read_caption_pickle(path: Path) -> CaptionPickle:
         ...     read_caption_pickle(path).words("train", 0, 1)
         [['red', 'bird']]
     """
-    content = pickles.load(path)
+    return caption_pickle(path, pickles.load(path))
+
+
+def caption_pickle(path: Path, content: Any) -> CaptionPickle:
+    """What a file holds as a caption pickle; ValueError, naming the file, where it is none.
+
+    Example:
+        >>> caption_pickle(Path("a.pickle"), [[], [], {0: "<end>"}, {"<end>": 0}]).vocabulary.words
+        ('<end>',)
+    """
     try:
         train, test, words, indices = content
-        vocabulary = Vocabulary([words[index] for index in range(len(words))])
-        strange = [word for word in vocabulary.words[1:] if tokenize(word) != [word]]
+        vocabulary = Vocabulary([words[index] for index in range(len(words))], tokenizer="ascii")
+        strange = [word for word in vocabulary.words[1:] if tokenize(word, "ascii") != [word]]
         if strange:
-            raise ValueError(f"{strange[0]!r} is not one word by the family's rule")
+            raise ValueError(f"{shown(strange[0])} is not one word by the family's rule")
         if indices != {word: index for index, word in enumerate(vocabulary)}:
             raise ValueError("wordtoix is not the inverse of ixtoword")
         for rows in (train, test):
@@ -85,7 +100,7 @@ def read_caption_pickle(path: Path) -> CaptionPickle:
                 raise ValueError(f"a caption has a word id outside [1, {len(vocabulary)})")
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(
-            f"{path} holds no [train_captions, test_captions, ixtoword, wordtoix]: {error}"
+            f"{path} holds no [train_captions, test_captions, ixtoword, wordtoix]: {error!s:.300}"
         ) from error
     return CaptionPickle(path, {"train": train, "test": test}, vocabulary)
 
@@ -93,106 +108,225 @@ def read_caption_pickle(path: Path) -> CaptionPickle:
 def list_family(
     root: Path,
     split: str,
-    captions_per_image: int,
+    captions_per_image: int | None,
+    usual: int,
     folders_of: Callable[[str], list[Path]],
     vocabulary: Vocabulary | None = None,
+    tokenizer: Rule | Tokenizer = "words",
 ) -> Listing:
     """What one split of a tree in this layout says of itself.
 
     Args:
         root: the tree.
         split: ``"train"`` or ``"test"``.
-        captions_per_image: how many captions a picture has in the pickle, and how many of its text are used.
+        captions_per_image: how many captions a picture has in the pickle, and how many of its text are used. None
+            is ``usual``, and without a pickle as many up to that as there are.
+        usual: ten or five.
         folders_of: the folders in which the picture of a name may lie.
         vocabulary: instead of that of the pickle or the text; it must have all words.
+        tokenizer: of the text's vocabulary.
 
     Example:
-        >>> list_family(Path("nowhere"), "train", 10, lambda name: [Path("images")]).problems
-        ['nowhere/train/filenames.pickle: there is no such file']
+        >>> list_family(Path("nowhere"), "train", None, 10, lambda name: [Path("images")]).problems
+        ['nowhere/train/filenames.pickle: cannot be read (No such file or directory)']
     """
-    problems: list[str] = []
-    names = _names(root / split / "filenames.pickle", problems)
+    problems, left_out, tree = list[str](), LeftOut(), Tree(root)
+    names = _names(tree, root / split / "filenames.pickle", problems)
     if not names:
-        return Listing(root, problems)
-    class_ids = _class_ids(root / split / "class_info.pickle", len(names), problems)
+        return Listing(root, problems=problems)
+    class_ids = _class_ids(tree, root / split / "class_info.pickle", len(names), problems)
     has_text = (root / "text").is_dir()
     # Given words and given text leave nothing to ask the pickle for.
-    published = None if vocabulary is not None and has_text else _caption_pickle(root, problems)
+    published = None if vocabulary is not None and has_text else _caption_pickle(tree, problems)
+    count = captions_per_image or usual
     if published:
-        problems += _miscounted(published, split, len(names), captions_per_image)
+        problems += _miscounted(published, split, len(names), count)
     if not (has_text or published):
         problems.append(f"{root} has neither text/ nor {' or '.join(CAPTION_PICKLES)}, so no captions")
     if problems:
-        return Listing(root, problems)
+        return Listing(root, problems=problems)
+
+    other = _names(tree, root / ("test" if split == "train" else "train") / "filenames.pickle", [])
+    note_unlisted(root, [root / "text"], {*names, *other}, left_out)
+    note_unlisted(
+        root,
+        [folder for name in (names[0], *other[:1]) for folder in folders_of(name)],
+        {*names, *other},
+        left_out,
+    )
+    given = vocabulary or (published.vocabulary if published else None)
+    rule = given or Vocabulary([END], tokenizer=tokenizer)
+    exactly = published is not None or captions_per_image is not None
 
     def text_of(name: str) -> tuple[str, ...]:
-        return _text_captions(root / "text", name, captions_per_image, problems)
+        lines = _text(tree, name, problems)
+        return choose_captions(name, lines, count, rule, exactly, problems, left_out)
 
-    captions = []
+    rows = []
     for index, name in enumerate(names):
-        words = published.words(split, index, captions_per_image) if published else []
+        words = published.words(split, index, count) if published else []
         if has_text:
-            chosen = text_of(name)
-            problems += _disagreement(name, chosen, words)
+            rows.append(text_of(name))
+            problems += _disagreement(name, rows[-1], words)
         else:
-            chosen = choose_captions(name, list(map(" ".join, words)), captions_per_image, problems)
-        captions.append(chosen)
-    pictures = [
-        Picture(name, find_picture(f"{name}.jpg", folders_of(name), problems), row)
-        for name, row in zip(names, captions, strict=True)
-    ]
-    if vocabulary is not None:
-        problems += unknown_words(pictures, vocabulary)
-    elif published is not None:
-        vocabulary = published.vocabulary
-    else:
-        other = "test" if split == "train" else "train"
-        captions += map(text_of, _names(root / other / "filenames.pickle", problems))
-        vocabulary = vocabulary_of(captions)
-    return Listing(root, problems, pictures, class_ids, vocabulary)
+            lines = list(map(" ".join, words))
+            rows.append(choose_captions(name, lines, count, rule, exactly, problems, left_out))
+    if given is None:
+        given = vocabulary_of((caption for row in (*rows, *map(text_of, other)) for caption in row), tokenizer)
+    pictures, kept = [], []
+    for index, (name, row) in enumerate(zip(names, rows, strict=True)):
+        if row or exactly:
+            words_of_row = {word for caption in row for word in given.tokenize(caption)}
+            problems += unknown_words(words_of_row, given, shown(name))
+            pictures.append(FilePicture(name, find_picture(tree, f"{name}.jpg", folders_of(name), problems), row))
+            kept.append(index)
+    return Listing(
+        root, pictures, class_ids[kept], given, problems, left_out.lines(), left_out.lines(by_rule=True)
+    )
 
 
-def _names(path: Path, problems: list[str]) -> list[str]:
-    """The names of a split; if anything is wrong with them, none."""
+def note_unlisted(root: Path, folders: Iterable[Path], known: Container[str], left_out: LeftOut) -> None:
+    """Note the files of some folders that belong to no name, given without suffix.
+
+    Example:
+        >>> note_unlisted(Path("."), [Path("nowhere")], {"a"}, LeftOut())
+    """
+    for folder in dict.fromkeys(folder for folder in folders if folder.is_dir()):
+        for file in Tree(folder).walk([])[0]:
+            name = PurePosixPath(file).with_suffix("")
+            if str(name) not in known and name.name not in known:
+                left_out.add(
+                    "{count} files that no list names: {names}", shown(str(folder.relative_to(root) / file))
+                )
+
+
+def check_request(root: str | os.PathLike[str], split: str, captions_per_image: int | None) -> Path:
+    """The root as a path, after a check of the arguments that every published data set has.
+
+    Raises:
+        NotADirectoryError: ``root`` is no folder.
+        ValueError: ``split`` is neither ``"train"`` nor ``"test"``, or ``captions_per_image`` is below 1.
+
+    Example:
+        >>> check_request(".", "train", 10)
+        PosixPath('.')
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f'split must be "train" or "test", got {shown(split)}')
+    if captions_per_image is not None and captions_per_image < 1:
+        raise ValueError(f"captions_per_image must be at least 1, got {captions_per_image}")
+    if not Path(root).is_dir():
+        raise NotADirectoryError(f"root must be the folder of a published data set, got {os.fspath(root)!r}")
+    return Path(root)
+
+
+def find_picture(tree: Tree, name: str, folders: Sequence[Path], problems: list[str]) -> Path:
+    """The first file of that name in some folders; where there is none, that is a problem.
+
+    Example:
+        >>> problems = []
+        >>> _ = find_picture(Tree(Path(".")), "a.jpg", [Path("images"), Path("train2014")], problems)
+        >>> problems
+        ["'a.jpg': there is no such picture in images, train2014"]
+    """
+    for folder in folders:
+        if (folder / name).is_file():
+            if problem := tree.problem(folder / name):
+                problems.append(f"{shown(name)}: {problem}")
+            return folder / name
+    problems.append(f"{shown(name)}: there is no such picture in {', '.join(map(str, folders))}")
+    return folders[0] / name
+
+
+def choose_captions(
+    key: str,
+    captions: Sequence[str],
+    count: int,
+    vocabulary: Vocabulary,
+    exactly: bool,
+    problems: list[str],
+    left_out: LeftOut,
+) -> tuple[str, ...]:
+    """The first ``count`` captions with a word, each on one line; a NUL is a problem.
+
+    Fewer are a problem with ``exactly``; without, a picture that has none is left out.
+
+    Example:
+        >>> words, problems = Vocabulary(["<end>"]), []
+        >>> choose_captions("a", ["a\\nbird ", "", "!", "a crow", "a tit"], 2, words, True, problems, LeftOut())
+        ('a bird', 'a crow')
+    """
+    where = shown(key)
+    usable = with_words(filter(str.strip, captions), vocabulary, where, left_out, by_rule=True)
+    chosen = usable[:count]
+    if len(usable) > count:
+        kind = f"{{count}} captions after the first {count} of their pictures: {{names}}"
+        left_out.add(kind, where, len(usable) - count, by_rule=True)
+    if len(chosen) < count and exactly:
+        problems.append(
+            f"{where}: {len(chosen)} captions with a word, must be captions_per_image = {count}; add captions or "
+            "lower it"
+        )
+    elif not chosen:
+        left_out.add(WITHOUT_CAPTION, where)
+    problems += nul_problem(chosen, where)
+    return chosen
+
+
+def _load(tree: Tree, path: Path, problems: list[str]) -> Any:
+    """What a pickle holds; None where it cannot be read, which is a problem."""
     try:
-        names = pickles.load(path)
-    except (OSError, ValueError) as error:
+        problem = tree.problem(path)
+        if problem is None:
+            return pickles.load(path)
+        problems.append(f"{path}: {problem}")
+    except OSError as error:
+        problems.append(f"{path}: cannot be read ({error.strerror})")
+    except ValueError as error:
         problems.append(str(error))
-        return []
-    if not isinstance(names, list) or not names:
-        problems.append(f"{path}: it holds a list of names, got {names!r:.80}")
-        return []
-    found = [f"{path}: {problem}" for problem in map(name_problem, names) if problem]
+    return None
+
+
+def _names(tree: Tree, path: Path, problems: list[str]) -> list[str]:
+    """The names of a split; if anything is wrong with them, none."""
+    found: list[str] = []
+    names = _load(tree, path, found)
+    if not found and not (isinstance(names, list) and names):
+        found = [f"{path}: it must hold a list of names, got {shown(names)}"]
     if not found:
-        found = [f"{path}: {name!r} is listed twice" for name, count in Counter(names).items() if count > 1]
+        found = [f"{path}: {problem}" for problem in map(name_problem, names) if problem]
+    if not found:
+        counts = Counter(names)
+        found = [f"{path}: {shown(name)} is listed twice" for name, count in counts.items() if count > 1]
     problems += found
     return [] if found else names
 
 
-def _class_ids(path: Path, count: int, problems: list[str]) -> npt.NDArray[np.int64]:
-    if not path.is_file():
-        return np.arange(count)
-    try:
-        ids = np.array(pickles.load(path))
-    except (OSError, ValueError) as error:
-        problems.append(str(error))
-    else:
-        if ids.dtype.kind in "iu" and ids.shape == (count,):
-            return ids.astype(np.int64)
-        problems.append(
-            f"{path}: it holds a whole number for each of {count} names, got {ids.dtype} of shape {ids.shape}"
-        )
+def _class_ids(tree: Tree, path: Path, count: int, problems: list[str]) -> npt.NDArray[np.int64]:
+    if path.exists():
+        found: list[str] = []
+        ids = _load(tree, path, found)
+        if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu" and ids.ndim == 1:
+            ids = ids.tolist()
+        if isinstance(ids, list | tuple) and len(ids) == count and all(map(_is_class, ids)):
+            return np.array(ids, np.int64)
+        problems += found or [f"{path}: it must hold a whole number for each of {count} names, got {shown(ids)}"]
     return np.arange(count)
 
 
-def _caption_pickle(root: Path, problems: list[str]) -> CaptionPickle | None:
+def _is_class(value: object) -> bool:
+    return isinstance(value, int | np.integer) and -(2**63) <= int(value) < 2**63
+
+
+def _caption_pickle(tree: Tree, problems: list[str]) -> CaptionPickle | None:
     """The caption pickle that is there; of two, the first, if their words are the same."""
     found = []
-    for path in (root / name for name in CAPTION_PICKLES):
-        if path.is_file():
+    for path in (tree.root / name for name in CAPTION_PICKLES):
+        if path.exists():
+            content = _load(tree, path, problems)
             try:
-                found.append(read_caption_pickle(path))
-            except (OSError, ValueError) as error:
+                found += [caption_pickle(path, content)] if content is not None else []
+            except ValueError as error:
                 problems.append(str(error))
     if len({pickle.vocabulary for pickle in found}) > 1:
         problems.append(
@@ -212,22 +346,24 @@ def _miscounted(published: CaptionPickle, split: str, pictures: int, per_picture
     ]
 
 
-def _text_captions(folder: Path, name: str, count: int, problems: list[str]) -> tuple[str, ...]:
-    path = folder / f"{name}.txt"
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"{name!r}: {path} cannot be read ({error})")
-        return ()
-    return choose_captions(name, lines, count, problems)
+def _text(tree: Tree, name: str, problems: list[str]) -> list[str]:
+    """The lines of a picture's text file."""
+    path = tree.root / "text" / f"{name}.txt"
+    if problem := tree.problem(path):
+        problems.append(f"{shown(name)}: text/{shown(name)[1:-1]}.txt: {problem}")
+        return []
+    found: list[str] = []
+    lines = read_text(path, f"text/{name}.txt", MAX_TEXT_BYTES, found).split("\n")
+    problems += [f"{shown(name)}: {problem}" for problem in found]
+    return lines
 
 
 def _disagreement(name: str, captions: Sequence[str], words: list[list[str]]) -> list[str]:
     """The first caption of a picture that has other words in the pickle."""
     for number, (caption, row) in enumerate(zip(captions, words, strict=False), 1):
-        if tokenize(caption) != row:
+        if tokenize(caption, "ascii") != row:
             return [
-                f"{name!r}: caption {number} is {caption!r:.80} in text/ and {' '.join(row)!r:.80} in the caption "
-                "pickle; move the wrong one of the two away"
+                f"{shown(name)}: caption {number} is {shown(caption)} in text/ and {shown(' '.join(row))} in the "
+                "caption pickle; move the wrong one of the two away"
             ]
     return []

@@ -1,21 +1,23 @@
-"""What a folder of captioned pictures says of itself: its pictures, captions, splits and classes."""
+"""What every reader returns: the pictures of one split with their captions and classes, and what is wrong."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO, Protocol
 
-from ...vocabulary import tokenize
-from ..pictures import SUFFIXES
+import numpy as np
+import numpy.typing as npt
 
-_SPLITS = {"train": "train", "test": "test", "val": "test", "validation": "test"}
+from ..._files import open_regular, shown, some
+from ...vocabulary import END, Rule, Tokenizer, Vocabulary
+from ..pictures import Box
+
 _SHOWN = 20
+_MESSAGE = 1900  # characters
+_LINE = 400
+_NAMED = 5
 
 
 class DatasetError(ValueError):
@@ -35,197 +37,201 @@ class DatasetError(ValueError):
             >>> print(DatasetError.of(Path("birds"), ["'a.png': there is no such file"]))
             birds has 1 problem: 'a.png': there is no such file
         """
-        more = [f"(+{len(problems) - _SHOWN} more)"] if len(problems) > _SHOWN else []
-        lines = [f"{root} has {len(problems)} problems:", *problems[:_SHOWN], *more]
-        error = cls(f"{root} has 1 problem: {problems[0]}" if len(problems) == 1 else "\n  ".join(lines))
+        lines, length = list[str](), 0
+        for problem in problems[:_SHOWN]:
+            line = problem if len(problem) <= _LINE else f"{problem[: _LINE - 3]}..."
+            length += len(line)
+            if lines and length > _MESSAGE:
+                break
+            lines.append(line)
+        where = shown(str(root), 300)[1:-1]
+        if len(problems) == 1:
+            error = cls(f"{where} has 1 problem: {lines[0]}")
+        else:
+            more = [f"(+{len(problems) - len(lines)} more)"] if len(problems) > len(lines) else []
+            error = cls("\n  ".join([f"{where} has {len(problems)} problems:", *lines, *more]))
         error.problems = tuple(problems)
         return error
 
 
-@dataclass
-class Record:
-    """One picture of a folder: its name relative to the root, captions, split, and class as JSON text."""
+class Picture(Protocol):
+    """A picture of a listing: its name, its captions, and its file, which nobody has opened yet."""
 
-    file: str
-    captions: list[str] = field(default_factory=list)
-    split: str | None = None
-    label: str | None = None
+    @property
+    def key(self) -> str:
+        """The picture's name, different for each."""
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Its captions, at least one, each with a word."""
+
+    @property
+    def box(self) -> Box | None:
+        """The box around what it shows, where that is known."""
+
+    def open(self) -> BinaryIO:
+        """The file's content."""
+
+    def stamp(self) -> str:
+        """What shows at little cost that picture or captions changed."""
 
 
 @dataclass(frozen=True)
-class _Row:
-    where: str
-    file: Any
-    captions: Any
-    split: Any
-    label: Any
+class FilePicture:
+    """A picture in a file of its own, whose captions are known."""
+
+    key: str
+    path: Path
+    captions: tuple[str, ...]
+    box: Box | None = None
+
+    def open(self) -> BinaryIO:
+        return open_regular(self.path)
+
+    def stamp(self) -> str:
+        return f"{self.path.stat().st_size} {self.captions} {self.box}"
 
 
-def read_listing(root: Path, class_field: str, test_fraction: float) -> tuple[list[Record], list[str]]:
-    """The pictures a folder lists, each with its split, and all problems of the list itself.
-
-    Of ``captions.jsonl``, ``metadata.jsonl``, ``metadata.csv`` the first that exists is read; without any,
-    every picture file below the root has its captions in a ``.txt`` beside it.
-
-    Args:
-        root: the folder.
-        class_field: name of the field that holds a picture's class.
-        test_fraction: part of the pictures whose split is ``"test"`` where the list names no splits.
-
-    Returns:
-        The records in the list's order, and the problems as ``name: what is wrong``. A record may be among
-        both. Captions without a word are left in.
-
-    Raises:
-        OSError: the folder or its list cannot be read.
+class LeftOut:
+    """What a reader leaves out, by kind: how much, and the first names.
 
     Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = Path(folder, "bird.png").write_bytes(b"")
-        ...     _ = Path(folder, "bird.txt").write_text("a bird\\na red bird\\n")
-        ...     records, problems = read_listing(Path(folder), "class_id", 0.0)
-        >>> records[0].file, records[0].captions, records[0].split, problems
-        ('bird.png', ['a bird', 'a red bird'], 'train', [])
+        >>> left = LeftOut()
+        >>> for name in ("a.md", "b.md"):
+        ...     left.add("{count} files: {names}", repr(name))
+        >>> left.lines()
+        ["left out 2 files: 'a.md', 'b.md'"]
     """
-    problems: list[str] = []
-    records: dict[str, Record] = {}
-    one_row_each = False
-    if (path := root / "captions.jsonl").is_file():
-        one_row_each = True
-        rows = _json_rows(path, "file", "captions", class_field, problems)
-    elif (path := root / "metadata.jsonl").is_file():
-        rows = _json_rows(path, "file_name", "text", class_field, problems)
-    elif (path := root / "metadata.csv").is_file():
-        rows = _csv_rows(path, class_field, problems)
-    else:
-        rows = _text_rows(root, problems)
-    for row in rows:
-        problem = _add(records, row, root, one_row_each)
-        if problem:
-            problems.append(problem)
-    _settle_splits(list(records.values()), test_fraction, problems)
-    for record in records.values():
-        if not any(tokenize(caption) for caption in record.captions):
-            problems.append(f"{record.file!r}: no caption with a word (ASCII letters or digits)")
-    return list(records.values()), problems
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, tuple[int, list[str]]] = {}
+        self._by_rule: set[str] = set()
+
+    def add(self, kind: str, name: str, count: int = 1, *, by_rule: bool = False) -> None:
+        """Note that something is left out.
+
+        Args:
+            kind: what, with the places ``{count}`` and ``{names}``.
+            name: the file or the word.
+            count: how much of it.
+            by_rule: the published code leaves it out, too.
+        """
+        total, names = self._kinds.get(kind, (0, []))
+        if len(names) < _NAMED and name not in names:
+            names.append(name)
+        self._kinds[kind] = total + count, names
+        if by_rule:
+            self._by_rule.add(kind)
+
+    def kinds(self) -> list[tuple[str, int, list[str]]]:
+        """Each kind, how much there is of it, and the first names."""
+        return [(kind, count, names) for kind, (count, names) in self._kinds.items()]
+
+    def lines(self, *, by_rule: bool = False) -> list[str]:
+        """A line a kind, of those by the published rule or of all others."""
+        return [
+            "left out "
+            + kind.format(count=count, names=some(names) + (", ..." if len(names) == _NAMED < count else ""))
+            for kind, (count, names) in self._kinds.items()
+            if (kind in self._by_rule) == by_rule
+        ]
 
 
-def _add(records: dict[str, Record], row: _Row, root: Path, one_row_each: bool) -> str | None:
-    """Take a row into the records, or say what is wrong with it."""
-    if not isinstance(row.file, str) or not row.file:
-        return f"{row.where}: the file is a name, got {row.file!r}"
-    name = repr(row.file)
-    outside = _leaves(root, row.file)
-    if outside:
-        return f"{name}: {outside}"
-    captions = [row.captions] if isinstance(row.captions, str) else row.captions
-    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        return f"{name}: captions are strings, got {captions!r:.80}"
-    if any("\0" in caption for caption in captions):
-        return f"{name}: a caption has a NUL character"
-    if not (row.split is None or (isinstance(row.split, str) and row.split in _SPLITS)):
-        return f"{name}: the split is one of {', '.join(_SPLITS)}, got {row.split!r:.80}"
-    if isinstance(row.label, (list, dict)):
-        return f"{name}: the class is a string or number, got {row.label!r:.80}"
-    split = None if row.split is None else _SPLITS[row.split]
-    label = None if row.label is None else json.dumps(row.label)
-    known = records.setdefault(row.file, Record(row.file, [], split, label))
-    if known.captions and one_row_each:
-        return f"{name}: listed twice, again in {row.where}"
-    if (known.split, known.label) != (split, label):
-        return f"{name}: {row.where} gives another split or class than the row before"
-    known.captions += captions
-    return None
+MAX_LABEL = 1000  # characters; every picture's class takes as much memory as the longest one's
+WORDLESS = "{count} captions without a word, of {names}"
+WITHOUT_CAPTION = "{count} pictures without a caption: {names}"
+LETTERS = "the letters outside ASCII, which the vocabulary's rule does not know, of {count} captions: {names}"
 
 
-def _leaves(root: Path, file: str) -> str | None:
-    """Why a name does not stay below the root, symbolic links followed; None where it does."""
-    try:
-        if Path(file).is_absolute() or not (root / file).resolve().is_relative_to(root.resolve()):
-            return "the path leads outside the folder; name pictures relative to it and below it"
-    except (OSError, RuntimeError, ValueError) as error:  # loops of links, NULs, lone surrogates
-        return f"not a usable file name ({error})"
-    return None
+@dataclass(frozen=True)
+class Listing:
+    """All that one split of a data set says of itself; no picture is decoded yet.
 
-
-def _settle_splits(records: Sequence[Record], test_fraction: float, problems: list[str]) -> None:
-    """Where no record names a split, a hash of the file's name decides, so that new files move no others.
-
-    In a small folder that may leave a split empty; then the picture nearest to it goes there.
+    Args:
+        root: where it lies.
+        pictures: those of the split.
+        class_ids: a number for each.
+        vocabulary: the words of all splits.
+        problems: what is wrong, a line each; where there are any, the rest may be incomplete.
+        notes: what is left out, a line a kind.
+        by_rule: what is left out because the published code does so.
     """
-    unnamed = [record for record in records if record.split is None]
-    if len(unnamed) < len(records):
-        problems += [f"{record.file!r}: no split, while other pictures have one" for record in unnamed]
-        return
-    unnamed.sort(key=_place)
-    count = sum(_place(record) < test_fraction for record in unnamed)
-    if len(unnamed) > 1 and 0 < test_fraction < 1:
-        count = min(max(count, 1), len(unnamed) - 1)
-    for n, record in enumerate(unnamed):
-        record.split = "test" if n < count else "train"
+
+    root: Path
+    pictures: Sequence[Picture] = ()
+    class_ids: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    vocabulary: Vocabulary = field(default_factory=lambda: Vocabulary([END]))
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    by_rule: list[str] = field(default_factory=list)
 
 
-def _place(record: Record) -> float:
-    """A number in [0, 1] that depends on the file's name alone."""
-    digest = hashlib.sha256(record.file.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+def class_ids(labels: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
+    """A number for each picture from its class as text: by alphabet, then one for each picture without a class.
+
+    Example:
+        >>> class_ids(np.array([b"wren", b"", b"crow", b"wren", b""])).tolist()
+        [1, 3, 0, 1, 6]
+    """
+    known, ids = np.unique(labels[labels != b""], return_inverse=True)
+    numbers = len(known) + np.arange(len(labels))
+    numbers[labels != b""] = ids
+    return numbers
 
 
-def _json_rows(path: Path, file: str, captions: str, class_field: str, problems: list[str]) -> Iterator[_Row]:
-    for number, line in enumerate(_text(path, problems).split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path.name} line {number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            problems.append(f"{where}: not JSON ({error})")
-            continue
-        if not isinstance(row, dict) or file not in row or captions not in row:
-            problems.append(f"{where}: a row is an object with {file!r} and {captions!r}, got {line:.80}")
-            continue
-        yield _Row(where, row[file], row[captions], row.get("split"), row.get(class_field))
+def with_words(
+    captions: Iterable[str], vocabulary: Vocabulary, where: str, left_out: LeftOut, *, by_rule: bool = False
+) -> tuple[str, ...]:
+    """The captions that have a word, each on one line; letters that the vocabulary's rule loses are noted.
+
+    Example:
+        >>> left = LeftOut()
+        >>> with_words(["a\\nbird ", "", "!"], Vocabulary(["<end>"]), "'a.png'", left), left.lines()
+        (('a bird',), ["left out 2 captions without a word, of 'a.png'"])
+    """
+    kept = []
+    for caption in captions:
+        if vocabulary.tokenize(caption):
+            kept.append(" ".join(caption.split()))
+        else:
+            left_out.add(WORDLESS, where, by_rule=by_rule)
+        if lost := vocabulary.lost(caption):
+            left_out.add(LETTERS, shown(lost[0]))
+    return tuple(kept)
 
 
-def _csv_rows(path: Path, class_field: str, problems: list[str]) -> Iterator[_Row]:
-    reader = csv.DictReader(io.StringIO(_text(path, problems), newline=""), strict=True)
-    try:
-        if not {"file_name", "text"} <= set(reader.fieldnames or ()):
-            problems.append(f"{path.name}: the columns include file_name and text, got {reader.fieldnames}")
-            return
-        for row in reader:
-            where = f"{path.name} line {reader.line_num}"
-            if None in row or None in row.values():
-                problems.append(f"{where}: a row has one value for each column")
-                continue
-            yield _Row(
-                where, row["file_name"], row["text"], row.get("split") or None, row.get(class_field) or None
-            )
-    except csv.Error as error:
-        problems.append(f"{path.name} line {reader.line_num}: not CSV ({error})")
+def nul_problem(captions: Iterable[str], where: str) -> list[str]:
+    """The problem, if there is one, of captions with a NUL character.
+
+    Example:
+        >>> nul_problem(["a bird", "a\\0bird"], "'a.png'")
+        ["'a.png': a caption has a NUL character"]
+    """
+    return [f"{where}: a caption has a NUL character"] if any("\0" in caption for caption in captions) else []
 
 
-def _text_rows(root: Path, problems: list[str]) -> Iterator[_Row]:
-    pictures = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not pictures:
-        problems.append(
-            "no captions.jsonl, metadata.jsonl or metadata.csv, and no picture; is this the right folder?"
-        )
-    for picture in pictures:
-        file = picture.relative_to(root).as_posix()
-        text = picture.with_suffix(".txt")
-        if not text.is_file():
-            problems.append(f"{file!r}: no {text.name} with its captions beside it")
-            continue
-        lines = [line for line in _text(text, problems).splitlines() if line.strip()]
-        yield _Row(text.name, file, lines, None, None)
+def vocabulary_of(captions: Iterable[str], tokenizer: Rule | Tokenizer = "words") -> Vocabulary:
+    """The vocabulary of some captions; only ``<end>`` where no caption has a word.
+
+    Example:
+        >>> vocabulary_of(["a bird", "a crow"]).words, len(vocabulary_of([]))
+        (('<end>', 'a', 'bird', 'crow'), 1)
+    """
+    split = Vocabulary([END], tokenizer=tokenizer).tokenize
+    words = {word for caption in captions for word in split(caption)}
+    return Vocabulary([END, *sorted(words)], tokenizer=tokenizer)
 
 
-def _text(path: Path, problems: list[str]) -> str:
-    """A UTF-8 file's text; other bytes are a problem, and then there is none."""
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        problems.append(f"{path.name!r}: not UTF-8 ({error})")
-        return ""
+def unknown_words(words: Collection[str], vocabulary: Vocabulary, where: str) -> list[str]:
+    """The problem, if there is one, of words that a vocabulary lacks.
+
+    Example:
+        >>> unknown_words(["a", "red"], Vocabulary(["<end>", "a"]), "'a.png'")
+        ["'a.png': words that the vocabulary lacks: 'red'"]
+    """
+    lacking = sorted({word for word in words if word not in vocabulary})
+    return (
+        [f"{where}: words that the vocabulary lacks: {some([shown(word, 40) for word in lacking])}"]
+        if lacking
+        else []
+    )
