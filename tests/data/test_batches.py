@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Subset, random_split
 
 from t2ilayers.data import BatchDataset, CaptionedDataset, CaptionedShapes
 from t2ilayers.vocabulary import Vocabulary
@@ -125,3 +125,39 @@ def test_wrong_arguments(options, says):
 def test_a_step_before_the_first_is_an_index_error(batches):
     with pytest.raises(IndexError, match="got -1"):
         batches[-1]
+
+
+@pytest.mark.parametrize("seed", [3, np.int64(3), np.uint8(3)])
+def test_subsets_and_concatenations_give_the_samples_of_their_parts(seed):
+    whole, other = Noise(11), Noise(4)
+    chosen = [7, 1, 9, 4]
+    keys = {
+        Subset(whole, chosen): [str(n) for n in chosen],
+        Subset(whole, np.array(chosen)): [str(n) for n in chosen],
+        ConcatDataset([other, Subset(whole, chosen)]): [*map(str, range(4)), *map(str, chosen)],
+        Subset(ConcatDataset([whole, other]), [0, 10, 11, 14]): ["0", "10", "0", "3"],
+        random_split(whole, [11], torch.Generator().manual_seed(0))[0]: [str(n) for n in range(11)],
+    }
+    for dataset, expected in keys.items():
+        batches = BatchDataset(dataset, len(expected), seed=seed)
+        assert sorted(batches[0]["keys"]) == sorted(expected)
+        order = np.random.default_rng((3, 0)).permutation(len(expected))
+        assert batches[0]["keys"] == [key for n in order for key in [str(dataset[int(n)]["key"])]]
+        # The sample's randomness is that of its position, as for a dataset that is whole.
+        rng = np.random.default_rng((3, 0, 1))
+        assert batches[0]["captions"][0] == whole.words[int(rng.integers(3))]
+
+
+def test_parts_that_differ_are_refused():
+    shapes, smaller, long = CaptionedShapes(5, 32), CaptionedShapes(5, 16), CaptionedShapes(5, 32)
+    long.max_words = 20
+    for parts, name in (
+        ([shapes, smaller], "image_size"),
+        ([shapes, long], "max_words"),
+        ([shapes, Noise(3)], "voc"),
+    ):
+        with pytest.raises(ValueError, match=f"must have the same {name}"):
+            BatchDataset(ConcatDataset(parts), 2, seed=0)
+    for wrong in ([1, 2], Subset(torch.utils.data.TensorDataset(torch.zeros(3)), [0])):
+        with pytest.raises(TypeError, match="dataset must be a CaptionedDataset, or torch's Subset"):
+            BatchDataset(wrong, 2, seed=0)

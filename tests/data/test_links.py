@@ -17,9 +17,10 @@ SHA = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 @pytest.fixture
 def store(tmp_path):
     """A folder outside of the data set's, with pictures and captions under several names."""
-    store = tmp_path / "store"
+    store = tmp_path
     for name in (
         f"blobs/{SHA}",
+        "blobs/60b7",
         "files/md5/9f/86d081884c7d659a2feaa0c55ad015",
         "all/7.png",
         f"annex/SHA256E-s9--{SHA}.png",
@@ -27,14 +28,16 @@ def store(tmp_path):
         (store / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 16), "red").save(store / name, format="PNG")
     texts = {
-        "7.txt": "a bird",
-        SHA[::-1]: "a bird",
-        f"SHA256E-s9--{SHA}.txt": "a bird",
-        "8.txt": SECRET,
-        "passwd": SECRET,
+        "all/7.txt": "a bird",
+        f"all/{SHA[::-1]}": "a bird",
+        f"blobs/{SHA[::-1]}": "a bird",
+        "blobs/9f86": "a bird",
+        f"all/SHA256E-s9--{SHA}.txt": "a bird",
+        "all/8.txt": SECRET,
+        "all/passwd": SECRET,
     }
     for name, text in texts.items():
-        (store / "all" / name).write_text(text)
+        (store / name).write_text(text)
     row = {"file_name": "0.png", "text": "a bird"}
     for name in (SHA.replace("9", "8"), "metadata.jsonl", "notes.jsonl"):
         (store / "all" / name).write_text(json.dumps(row))
@@ -55,7 +58,8 @@ def caption(root):
 @pytest.mark.parametrize(
     ("picture", "text"),
     [
-        (f"blobs/{SHA}", f"all/{SHA[::-1]}"),  # huggingface_hub
+        (f"blobs/{SHA}", f"blobs/{SHA[::-1]}"),  # huggingface_hub
+        ("blobs/60b7", "blobs/9f86"),
         ("files/md5/9f/86d081884c7d659a2feaa0c55ad015", f"all/{SHA[::-1]}"),  # DVC
         (f"annex/SHA256E-s9--{SHA}.png", f"all/SHA256E-s9--{SHA}.txt"),  # git-annex
         ("all/7.png", "all/7.txt"),  # a subset with other names
@@ -118,8 +122,11 @@ def test_linked_folders_are_walked_once_and_loops_are_left_out(root, store):
     pair.mkdir()
     (store / "all/7.png").rename(pair / "7.png")
     (pair / "7.txt").write_text("a bird")
-    for name in ("train", "val", "more"):
-        (root / name).symlink_to(pair if name != "val" else root / "real")
+    (root / ".hidden").mkdir()
+    Image.new("RGB", (16, 16)).save(root / ".hidden/9.png")
+    (root / ".hidden/9.txt").write_text("a tit")
+    for name, target in (("a", pair), ("b", pair), ("c", root / "real"), ("d", root / ".hidden")):
+        (root / name).symlink_to(target)
     (root / "real").mkdir()
     for n in range(3):
         Image.new("RGB", (16, 16)).save(root / f"real/{n}.png")
@@ -129,8 +136,9 @@ def test_linked_folders_are_walked_once_and_loops_are_left_out(root, store):
     with pytest.warns(UserWarning, match="left out") as caught:
         dataset = CaptionFolder(root, split=None, image_size=16)
     said = [str(warning.message) for warning in caught]
-    assert any("links to folders that are read already, or hold this one: " in line for line in said)
-    assert len({dataset.key(n) for n in range(len(dataset))}) == len(dataset) == 4
+    assert [line.partition("this one: ")[2] for line in said] == ["'b', 'c', 'real/away', 'real/up'"]
+    keys = [dataset.key(n) for n in range(len(dataset))]
+    assert keys == ["a/7.png", "d/9.png", "real/0.png", "real/1.png", "real/2.png"]
 
 
 @pytest.mark.parametrize("name", ["text/a/0.txt", "train/filenames.pickle", "CUB_200_2011/images.txt"])

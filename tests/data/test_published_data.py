@@ -436,7 +436,7 @@ def test_caption_pickles_agree_with_their_text(birds):
 
 def checked(capsys, *arguments):
     status = validate([str(argument) for argument in arguments])
-    return status, capsys.readouterr().out.splitlines()
+    return status, [line for line in capsys.readouterr().out.splitlines() if ": note: " not in line]
 
 
 def test_validate_finds_nothing_wrong(birds, coco, capsys):

@@ -195,6 +195,70 @@ def test_without_a_place_for_the_index_a_shard_is_read_all_the_same(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.tar", "train.tar.index.npz"]
 
 
+def test_names_with_more_dots_and_fields_of_samples(tmp_path):
+    dotted = [bird(n, f"a/IMG_2019.05.0{n}")[:2] for n in range(2)]
+    fields = [("x.seg.png", b"?"), ("x.meta.json", b"?"), ("x.npy", b"?"), ("about.json", b"{}")]
+    shard = write_shard(tmp_path / "train.tar", *dotted[0], *bird(2, "x"), *fields, *dotted[1])
+    for _ in range(2):
+        with pytest.warns(
+            UserWarning, match=r"left out 4 members that belong to no sample: 'x\.npy' in train\.tar, "
+        ):
+            data = CaptionShards(shard, image_size=16)
+        names = [data.key(n).removeprefix(f"{shard}/") for n in range(len(data))]
+        assert sorted(names) == ["a/IMG_2019.05.00.png", "a/IMG_2019.05.01.png", "x.png"]
+        for n, name in enumerate(names):
+            assert data.captions(n)[0] == f"bird number {'2' if name == 'x.png' else name[-5]}"
+    shard = write_shard(tmp_path / "train-1.tar", ("b.2.png", png()), ("b.3.txt", b"a bird"))
+    said = problems(shard)
+    assert "'b.2.png': no .txt with its captions of the same name" in said
+    assert "'b.3.txt': no picture of the same name" in said
+
+
+def test_samples_without_a_caption_are_left_out_by_name(tmp_path):
+    """As img2dataset writes a row without a caption."""
+    empty = [(f"{n}.{ending}", content) for n in (1, 2) for ending, content in (("png", png()), ("txt", b"\n !"))]
+    shard = write_shard(tmp_path / "train.tar", *bird(0), *empty, ("3.png", png()), ("3.txt", b"a crow\n...\n"))
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="left out") as caught:
+            data = CaptionShards(shard, image_size=16)
+        assert [str(warning.message).partition("left out ")[2] for warning in caught] == [
+            "3 captions without a word, of '1.png' in train.tar, '2.png' in train.tar, '3.png' in train.tar",
+            "2 pictures without a caption: '1.png' in train.tar, '2.png' in train.tar",
+        ]
+        assert [data.captions(n) for n in range(len(data))] == [("bird number 0", "a wren"), ("a crow",)]
+
+
+def test_what_else_lies_in_a_folder_of_shards(tmp_path):
+    write_shard(tmp_path / "train-0.tar", *bird(0))
+    (tmp_path / "train-0_stats.json").write_text("{}")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"left out 1 files that are no shards: 'train-0_stats\.json'$"):
+            CaptionShards(tmp_path, image_size=16)
+    for mode, name in (("w:gz", "train-1.tar.gz"), ("w:xz", "train-2.tar.xz"), ("w:bz2", "train-3.TAR")):
+        with tarfile.open(tmp_path / name, mode) as shard:
+            shard.addfile(tarfile.TarInfo("a.png"))
+    (tmp_path / "train-3.TAR").rename(tmp_path / "train-3.tar")
+    said = problems(tmp_path)
+    for name in ("train-1.tar.gz", "train-2.tar.xz", "train-3.tar"):
+        assert f"{name}: torn, or no uncompressed tar (it is compressed" in said
+    (tmp_path / "empty").mkdir()
+    assert f"{tmp_path / 'empty'} holds no .tar file" in problems(tmp_path / "empty")
+
+
+def test_words_of_shards_by_other_rules(tmp_path):
+    members = [("0.png", png()), ("0.txt", "赤い鳥\nein Bär".encode()), ("1.png", png()), ("1.txt", b"a\nbird")]
+    shard = write_shard(tmp_path / "train.tar", *members)
+    assert set(CaptionShards(shard, image_size=16).vocabulary) == {"<end>", "赤い鳥", "ein", "bär", "a", "bird"}
+    characters = open_dataset(f"shards:{shard}?tokenizer=characters&max_words=40", image_size=16)
+    assert set(characters.vocabulary) == {"<end>", *"赤い鳥einbärbirda"}
+    own = CaptionShards(shard, image_size=16, tokenizer=str.split)
+    assert "Bär" in own.vocabulary
+    assert CaptionShards(shard, image_size=16, one_caption=True).captions(1) == ("a bird",)
+    published = Vocabulary(["<end>", "a", "bird", "br", "ein"], tokenizer="ascii")
+    with pytest.warns(UserWarning, match=r"letters outside ASCII, .* of 2 captions: 'bär', '赤い鳥'$"):
+        CaptionShards(shard, image_size=16, vocabulary=published)
+
+
 def link(name, target):
     info = tarfile.TarInfo(name)
     info.type, info.linkname = tarfile.SYMTYPE, target

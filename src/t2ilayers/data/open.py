@@ -16,6 +16,7 @@ from .readers.coco import COCODataset, list_coco
 from .readers.cub import CUBDataset, list_cub
 from .readers.folder import CaptionFolder, list_folder
 from .readers.listing import Listing
+from .readers.names import is_folder
 from .readers.shards import CaptionShards, list_shards
 
 _OPTIONS = {
@@ -116,12 +117,12 @@ def read_spec(spec: str | os.PathLike[str]) -> tuple[str, str, dict[str, Any]]:
     """
     text = os.fspath(spec)
     place, mark, query = text.rpartition("?")
-    if not mark or not isinstance(spec, str) or Path(text).is_dir():
+    if not mark or not isinstance(spec, str) or is_folder(Path(text)):
         place, query = text, ""
     kind, _, root = place.partition(":")
     if not root or kind not in ("cub", "coco", "shards") or not isinstance(spec, str):
         kind, root = "folder", place
-        if not Path(root).is_dir():
+        if not is_folder(Path(root)):
             raise NotADirectoryError(
                 'a dataset must be "shapes", "cub:ROOT", "coco:ROOT", "shards:PATTERN" or an existing folder, got '
                 f"{shown(text, 300)}"

@@ -39,7 +39,7 @@ from .listing import (
     vocabulary_of,
     with_words,
 )
-from .names import Tree, name_problem
+from .names import Tree, is_file, is_folder, name_problem
 from .rows import MAX_TEXT_BYTES, read_text
 
 CAPTION_PICKLES = ("captions.pickle", "captions_DAMSM.pickle")
@@ -215,8 +215,10 @@ def check_request(root: str | os.PathLike[str], split: str, captions_per_image: 
         raise ValueError(f'split must be "train" or "test", got {shown(split)}')
     if captions_per_image is not None and captions_per_image < 1:
         raise ValueError(f"captions_per_image must be at least 1, got {captions_per_image}")
-    if not Path(root).is_dir():
-        raise NotADirectoryError(f"root must be the folder of a published data set, got {os.fspath(root)!r}")
+    if not is_folder(Path(root)):
+        raise NotADirectoryError(
+            f"root must be the folder of a published data set, got {shown(os.fspath(root), 300)}"
+        )
     return Path(root)
 
 
@@ -230,7 +232,7 @@ def find_picture(tree: Tree, name: str, folders: Sequence[Path], problems: list[
         ["'a.jpg': there is no such picture in images, train2014"]
     """
     for folder in folders:
-        if (folder / name).is_file():
+        if is_file(folder / name):
             if problem := tree.problem(folder / name):
                 problems.append(f"{shown(name)}: {problem}")
             return folder / name
@@ -323,9 +325,10 @@ def _caption_pickle(tree: Tree, problems: list[str]) -> CaptionPickle | None:
     found = []
     for path in (tree.root / name for name in CAPTION_PICKLES):
         if path.exists():
+            before = len(problems)
             content = _load(tree, path, problems)
             try:
-                found += [caption_pickle(path, content)] if content is not None else []
+                found += [caption_pickle(path, content)] if len(problems) == before else []
             except ValueError as error:
                 problems.append(str(error))
     if len({pickle.vocabulary for pickle in found}) > 1:

@@ -29,7 +29,7 @@ from .listing import (
     vocabulary_of,
     with_words,
 )
-from .names import SPLITS, Tree, name_problem, split_of
+from .names import SPLITS, Tree, is_file, is_folder, name_problem, split_of
 from .rows import LISTS, MAX_TEXT_BYTES, Row, read_text
 
 # A .txt of these names is no picture's, though no picture has its name.
@@ -175,8 +175,8 @@ def list_folder(
         raise ValueError(f'split must be "train", "test" or None, got {shown(split)}')
     if not 0.0 <= test_fraction <= 1.0:
         raise ValueError(f"test_fraction must lie in [0, 1], got {test_fraction}")
-    if not Path(root).is_dir():
-        raise NotADirectoryError(f"root must be a folder of captioned pictures, got {os.fspath(root)!r}")
+    if not is_folder(Path(root)):
+        raise NotADirectoryError(f"root must be a folder of captioned pictures, got {shown(os.fspath(root), 300)}")
     tree, problems, left_out = Tree(Path(root)), list[str](), LeftOut()
     records = _records(tree, class_field, one_caption, problems, left_out)
     _settle_splits(records, test_fraction, problems)
@@ -252,7 +252,7 @@ def _add(records: dict[str, _Record], row: Row, tree: Tree, folder: PurePosixPat
     label = None if row.label is None else json.dumps(row.label, default=str)
     if problem := tree.problem(tree.root / file):
         return [f"{name}: {problem}"]
-    if not _is_file(tree.root / file):
+    if not is_file(tree.root / file):
         return [f"{name}: there is no such file"]
     if texts is None:
         return [f"{name}: captions must be strings, got {shown(row.captions)}"]
@@ -272,13 +272,6 @@ def _add(records: dict[str, _Record], row: Row, tree: Tree, folder: PurePosixPat
     return []
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name too long
-        return False
-
-
 def _text_rows(
     tree: Tree, files: Sequence[str], one_caption: bool, used: set[str], problems: list[str]
 ) -> Iterator[Row]:
@@ -287,7 +280,8 @@ def _text_rows(
     texts = {path.with_suffix(""): path for path in paths if path.suffix.lower() == ".txt"}
     pictures = [path for path in paths if path.suffix.lower() in SUFFIXES]
     if not pictures:
-        problems.append(f"no {', '.join(LISTS)}, and no picture; is this the right folder?")
+        lists = "captions.jsonl, metadata.jsonl or .csv or .parquet"
+        problems.append(f"no {lists}, and no picture; is this the right folder?")
     lonely = dict(texts)
     for picture in pictures:
         text = texts.get(picture.with_suffix(""))

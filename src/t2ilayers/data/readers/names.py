@@ -19,7 +19,7 @@ SPLITS: dict[str, Split] = {
 """The words for a split, those of Hugging Face's datasets; what is not for training is for testing."""
 
 _SPLIT_WORD = re.compile(rf"(?<![^\W\d_])({'|'.join(SPLITS)})(?![^\W\d_])")
-# Contents named by their hash, as huggingface_hub, DVC (behind two digits, which are a folder) and git-annex do.
+# Contents named by their hash, as DVC (behind two digits, which are a folder) and git-annex do.
 _HASH = re.compile(r"([A-Z0-9]+-(s\d+)?--)?[0-9a-f]{30,128}(\.\w+)*")
 
 
@@ -48,11 +48,37 @@ def name_problem(name: object) -> str | None:
     return None
 
 
+def is_file(path: Path) -> bool:
+    """``path.is_file()``, also of a name too long for any file.
+
+    Example:
+        >>> is_file(Path("a" * 5000))
+        False
+    """
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """``path.is_dir()``, also of a name too long for any folder.
+
+    Example:
+        >>> is_folder(Path("a" * 5000)), is_folder(Path("."))
+        (False, True)
+    """
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 class Tree:
     """A folder and the links in it. Links to a file below the folder are followed, and these that lead out of it:
 
-    - to a file of the link's own name, or one that is named by a hash of its content, as huggingface_hub, DVC and
-      git-annex keep files;
+    - to a file of the link's own name, or one that is named by a hash of its content, as DVC and git-annex keep
+      files; and from a snapshot of huggingface_hub to its ``blobs``;
     - of a picture to a picture;
     - of a picture's captions to the file of that kind beside the picture's own file.
 
@@ -83,7 +109,7 @@ class Tree:
         """
         try:
             target = self._resolve(path)
-            if target.is_relative_to(self._inside) or target.name == path.name or _HASH.fullmatch(target.name):
+            if target.is_relative_to(self._inside) or target.name == path.name or self._is_stored(target):
                 return None
             if picture is None and {path.suffix.lower(), target.suffix.lower()} <= set(SUFFIXES):
                 return None
@@ -97,12 +123,23 @@ class Tree:
             "one named by a hash, or from picture to picture"
         )
 
+    def _is_stored(self, target: Path) -> bool:
+        store = target.parent
+        in_snapshot = store.name == "blobs" and self._inside.is_relative_to(store.parent / "snapshots")
+        return in_snapshot or _HASH.fullmatch(target.name) is not None
+
     def _resolve(self, path: Path) -> Path:
         if path.is_symlink():
             return Path(os.path.realpath(path, strict=True))
         if path.parent not in self._folders:
             self._folders[path.parent] = Path(os.path.realpath(path.parent))
         return self._folders[path.parent] / path.name
+
+    def _is_walked(self, folder: Path) -> bool:
+        """Whether a folder lies below the root, and no hidden one above it, so that it is walked anyway."""
+        if not folder.is_relative_to(self._inside):
+            return False
+        return not any(part.startswith(".") for part in folder.relative_to(self._inside).parts)
 
     def walk(self, problems: list[str]) -> tuple[list[str], list[str]]:
         """The names of all files below the root, relative to it and in order, but for hidden ones.
@@ -133,7 +170,7 @@ class Tree:
                     files.append(str(name))
                 elif not entry.is_symlink():
                     waiting.append(name)
-                elif (target := Path(os.path.realpath(entry.path))) in walked:
+                elif self._is_walked(target := Path(os.path.realpath(entry.path))) or target in walked:
                     left.append(str(name))
                 else:
                     walked.add(target)

@@ -70,6 +70,9 @@ class ShardIndex:
         if (self.places < 0).any() or (self.places > most).any() or (self.places[:, ::2] < _BLOCK).any():
             return False
         self.vocabulary()
+        for kind, count, names in json.loads(self.left.tobytes()):
+            if kind not in (_OTHERS, WORDLESS, WITHOUT_CAPTION) or type(count) is not int or "".join(names) == "":
+                return False
         return bool((self.places[:, ::2] + self.places[:, 1::2] <= length).all())
 
 

@@ -20,7 +20,7 @@ from ...vocabulary import Rule, Tokenizer, Vocabulary
 from ..dataset import check_image_size, check_seed
 from ..listed import ListedDataset
 from .listing import LETTERS, DatasetError, LeftOut, Listing, Picture, class_ids, unknown_words, vocabulary_of
-from .names import Split, Tree, split_of
+from .names import Split, Tree, is_folder, split_of
 from .shard_index import ShardIndex, parse_captions, read_member, shard_index
 
 _MOST_SHARDS = 10**6
@@ -278,7 +278,7 @@ def _shards(pattern: str, problems: list[str], left_out: LeftOut) -> list[tuple[
 
 def _paths(pattern: str, problems: list[str], left_out: LeftOut) -> list[Path]:
     root = Path(pattern)
-    if not root.is_dir():
+    if not is_folder(root):
         return [Path(name) for name in expand(pattern)]
     files, linked = Tree(root).walk(problems)
     for file in files:
