@@ -270,9 +270,11 @@ def _shards(pattern: str, problems: list[str], left_out: LeftOut) -> list[tuple[
         if split:
             shards.append((path, split))
         else:
-            problems.append(f"{path}: its name does not tell the split; give TRAIN::TEST, a pattern for each")
+            problems.append(
+                f"{path!s:.200}: its name does not tell the split; give TRAIN::TEST, a pattern for each"
+            )
     counts = Counter(path for path, _ in found)
-    problems += [f"{path}: named {count} times" for path, count in counts.items() if count > 1]
+    problems += [f"{path!s:.200}: named {count} times" for path, count in counts.items() if count > 1]
     return shards
 
 
