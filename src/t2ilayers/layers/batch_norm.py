@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import Activation, Impl, check_activation
+from ._former_keys import take_former_keys
 from .fused import FusedSequential
 
 
@@ -22,7 +23,7 @@ class ActivatedBatchNorm(FusedSequential):
 
     Args:
         num_features: C, the channels of ``x``.
-        activation: ``"none"``, ``"relu"`` or ``"leaky_relu"``.
+        activation: ``"none"``, ``"relu"``, ``"leaky_relu"`` or ``"silu"``.
         eps: added to the variance.
         momentum: weight of the new batch in the running statistics, or None for the mean over all batches.
         affine: whether there are a weight and a bias.
@@ -51,6 +52,10 @@ class ActivatedBatchNorm(FusedSequential):
     """
 
     norm: nn.BatchNorm2d
+    # Those of an nn.BatchNorm2d, which this layer had before, too.
+    former_keys: ClassVar = {
+        key: f"norm.{key}" for key in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    }
 
     def __init__(
         self,
@@ -70,10 +75,14 @@ class ActivatedBatchNorm(FusedSequential):
         children: OrderedDict[str, nn.Module] = OrderedDict(
             norm=nn.BatchNorm2d(num_features, eps, momentum, affine, track_running_stats, device, dtype)
         )
-        if activation != "none":
-            children["activation"] = nn.ReLU() if activation == "relu" else nn.LeakyReLU(negative_slope)
+        if activation == "relu":
+            children["activation"] = nn.ReLU()
+        elif activation == "leaky_relu":
+            children["activation"] = nn.LeakyReLU(negative_slope)
+        elif activation == "silu":
+            children["activation"] = nn.SiLU()
         super().__init__(children, impl=impl)
-        self.register_load_state_dict_pre_hook(_of_batch_norm)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(take_former_keys)  # type: ignore[no-untyped-call]
 
     @property
     def running_mean(self) -> Tensor | None:
@@ -84,10 +93,3 @@ class ActivatedBatchNorm(FusedSequential):
     def running_var(self) -> Tensor | None:
         """``norm.running_var``."""
         return self.norm.running_var
-
-
-def _of_batch_norm(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Take the keys of an ``nn.BatchNorm2d``, which are also those that this layer had before."""
-    for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-        if prefix + name in state:
-            state[f"{prefix}norm.{name}"] = state.pop(prefix + name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from ..ops import Activation, Impl, Scale, Stats
 from ..ops._fast import is_plain, joint_mlps
 from ..ops._options import RunningCount, check_word
 from ._affine_norm import AffineNorm2d
+from ._former_keys import take_former_keys
 from ._mlp import mlp, start_at
 
 Condition = Literal["mlp", "linear", "embedding"]
@@ -231,13 +232,7 @@ class SemanticAffineBN(ConditionalNorm2d):
             device=device,
             dtype=dtype,
         )
-        self.register_load_state_dict_pre_hook(_take_former_keys)  # type: ignore[no-untyped-call]
-
-
-def _take_former_keys(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    for old, new in SemanticAffineBN.former_keys.items():
-        if prefix + old in state:
-            state[prefix + new] = state.pop(prefix + old)
+        self.register_load_state_dict_pre_hook(take_former_keys)  # type: ignore[no-untyped-call]
 
 
 def affine_parameters(norms: Sequence[ConditionalNorm2d], cond: Tensor) -> list[tuple[Tensor, Tensor] | None]:

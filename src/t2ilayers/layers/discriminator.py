@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import average_pool2d
+from ._reset import reset_parts
 from .gradfix import Conv2d, LeakyReLU
 
 
@@ -45,6 +46,11 @@ class DownBlock(nn.Module):
         )
         self.shortcut = nn.Identity() if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
         self.gamma = nn.Parameter(torch.zeros(1))
+
+    def reset_parameters(self) -> None:
+        """As a fresh block: new random weights, a gate of 0."""
+        reset_parts(self)
+        nn.init.zeros_(self.gamma)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut(average_pool2d(x)) + self.gamma * self.residual(x)

@@ -19,10 +19,10 @@ class FusedSequential(SharesStatistics, nn.Sequential):
     .. math:: y = f_k(\dots f_2(f_1(x)))
 
     The children are torch's own modules and stay in charge: whoever converts, freezes, averages, wraps or replaces
-    them finds what they are used to. Where the neighbours ``nn.BatchNorm2d`` and ``nn.ReLU`` or ``nn.LeakyReLU``
-    are plain, they run as one :func:`t2ilayers.ops.masked_affine_norm`, whose backward keeps one map instead of
-    three. In evaluation mode without gradients, a batch norm becomes part of the plain ``nn.Conv2d`` before it.
-    Everything else is called.
+    them finds what they are used to. Where an ``nn.BatchNorm2d`` and the ``nn.ReLU``, ``nn.LeakyReLU`` or
+    ``nn.SiLU`` behind it are plain, they run as one :func:`t2ilayers.ops.masked_affine_norm`, whose backward keeps
+    one map instead of three. In evaluation mode without gradients, a batch norm becomes part of the plain
+    ``nn.Conv2d`` before it. Everything else is called.
 
     Args:
         modules: as of :class:`torch.nn.Sequential`: modules, or one ``OrderedDict`` of them.
@@ -35,6 +35,7 @@ class FusedSequential(SharesStatistics, nn.Sequential):
         Those of the children.
 
     Example:
+        >>> import torch
         >>> layers = FusedSequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
         >>> layers(torch.randn(2, 3, 4, 4)).shape
         torch.Size([2, 8, 4, 4])
@@ -50,30 +51,30 @@ class FusedSequential(SharesStatistics, nn.Sequential):
             first = rest[0]
             second, third = (*rest[1:], None, None)[:2]
             if second is not None and folds(first, second):
-                slope = _slope(third)
                 x = folded_conv2d(x, cast(nn.Conv2d, first), cast(nn.BatchNorm2d, second))
-                if slope != 1:
-                    x = F.leaky_relu_(x, slope) if slope else F.relu_(x)
-                del rest[: 2 if slope == 1 else 3]
+                activation, slope = _activation(third)
+                if activation == "relu":
+                    x = F.relu_(x)
+                elif activation == "leaky_relu":
+                    x = F.leaky_relu_(x, slope)
+                elif activation == "silu":
+                    x = F.silu(x, inplace=True)
+                del rest[: 2 if activation == "none" else 3]
             elif is_plain(first, nn.BatchNorm2d):
-                slope = _slope(second)
-                x = self._normalize(x, cast(nn.BatchNorm2d, first), slope)
-                del rest[: 1 if slope == 1 else 2]
+                activation, slope = _activation(second)
+                x = self._normalize(x, cast(nn.BatchNorm2d, first), activation, slope)
+                del rest[: 1 if activation == "none" else 2]
             else:
                 x = first(x)
                 del rest[0]
         return x
 
-    def _normalize(self, x: Tensor, norm: nn.BatchNorm2d, slope: float) -> Tensor:
+    def _normalize(self, x: Tensor, norm: nn.BatchNorm2d, activation: Activation, slope: float) -> Tensor:
         if x.dim() != 4 or x.shape[1] != norm.num_features:
             raise ValueError(f"x must be (N, C, H, W) with C = {norm.num_features}, got {tuple(x.shape)}")
-        n = x.shape[0]
-        if norm.affine:
-            gamma, beta = (norm.weight - 1).expand(n, -1), norm.bias.expand(n, -1)
-        else:
-            gamma = beta = x.new_zeros(1).expand(n, norm.num_features)
-        activation: Activation = "none" if slope == 1 else "leaky_relu" if slope else "relu"
         statistics = batch_statistics(norm)
+        zeros = x.new_zeros(x.shape[1])
+        gamma, beta = (norm.weight - 1, norm.bias) if norm.affine else (zeros, zeros)
         return masked_affine_norm(
             x,
             gamma,
@@ -94,10 +95,12 @@ class FusedSequential(SharesStatistics, nn.Sequential):
         return part
 
 
-def _slope(module: nn.Module | None) -> float:
-    """Below zero, of an activation that the op can take over; 1 of anything else."""
+def _activation(module: nn.Module | None) -> tuple[Activation, float]:
+    """An activation that the op can take over, and its slope below zero; "none" of anything else."""
     if module is not None and is_plain(module, nn.ReLU):
-        return 0.0
+        return "relu", 0.0
     if module is not None and is_plain(module, nn.LeakyReLU):
-        return float(cast(nn.LeakyReLU, module).negative_slope)
-    return 1.0
+        return "leaky_relu", float(cast(nn.LeakyReLU, module).negative_slope)
+    if module is not None and is_plain(module, nn.SiLU):
+        return "silu", 0.0
+    return "none", 1.0

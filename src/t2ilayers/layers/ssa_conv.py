@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..ops import Impl
 from ..ops._fast import add_upsampled, scaled_conv2d
+from ._reset import reset_parts
 from .conditional_norm import SemanticAffineBN, affine_parameters
 from .mask import MaskPredictor
 
@@ -76,6 +77,11 @@ class SSAConv(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
         self.gamma = nn.Parameter(torch.zeros(1))
+
+    def reset_parameters(self) -> None:
+        """As a fresh block: new random weights, a gate of 0, no running statistics."""
+        reset_parts(self)
+        nn.init.zeros_(self.gamma)
 
     def forward(
         self,

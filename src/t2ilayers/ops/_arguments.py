@@ -34,12 +34,12 @@ def check_tensor(name: str, t: Tensor, x: Tensor) -> None:
 def parameter(name: str, t: Tensor, x: Tensor, *, upsample: int, maps: bool) -> Tensor:
     """gamma or beta as (N, C), or as a 4-d map as large as the result where ``maps`` allows one."""
     check_tensor(name, t, x)
-    shape, given = x.shape, t.shape
-    if given == shape[:2]:
+    shape, given, dims = x.shape, t.shape, t.dim()  # dims first: sizes that are compared become guards of a graph
+    if dims == 2 and given == shape[:2]:
         return t
-    if given in (shape[1:2], (1, shape[1])):
+    if (dims == 1 and given == shape[1:2]) or (dims == 2 and given == (1, shape[1])):
         return t.expand(shape[:2])
-    if maps and given == (*shape[:2], *(upsample * side for side in shape[2:])):
+    if maps and dims == x.dim() and given == (*shape[:2], *(upsample * side for side in shape[2:])):
         return t if t.dim() == 4 else as_4d(t)
     form = "(N, C), (C,), (1, C) or a map (N, C, s*H, s*W)" if maps else "(N, C), (C,) or (1, C)"
     raise ValueError(
@@ -53,12 +53,12 @@ def mask_of(mask: Tensor, x: Tensor, *, upsample: int) -> Tensor:
         mask = mask.to(x.dtype)
     check_tensor("mask", mask, x)
     n, sides = x.shape[0], tuple(upsample * side for side in x.shape[2:])
-    if mask.shape == (1, 1, *sides):
+    if mask.shape != (n, 1, *sides):
+        if mask.shape != (1, 1, *sides):
+            raise ValueError(
+                f"mask must be (N, 1, s*H, s*W) = {(n, 1, *sides)}, or of one sample for all, for x of shape "
+                f"{tuple(x.shape)} and s = upsample = {upsample}, got {tuple(mask.shape)}; resize it with "
+                "MaskPredictor.to_mask or F.interpolate; a map with channels is a gamma"
+            )
         mask = mask.expand(n, 1, *sides)
-    elif mask.shape != (n, 1, *sides):
-        raise ValueError(
-            f"mask must be (N, 1, s*H, s*W) = {(n, 1, *sides)}, or of one sample for all, for x of shape "
-            f"{tuple(x.shape)} and s = upsample = {upsample}, got {tuple(mask.shape)}; resize it with "
-            "MaskPredictor.to_mask or F.interpolate; a map with channels is a gamma"
-        )
     return mask if mask.dim() == 4 else as_4d(mask)

@@ -1,0 +1,116 @@
+"""Every layer and model as its documentation writes it: children called, torch's functions between them."""
+
+import torch
+import torch.nn.functional as F
+
+from t2ilayers import MatchingAwareDiscriminator, SSAConv, SSAGenerator
+from t2ilayers.layers import (
+    ConditionalNorm2d,
+    DFAffineBlock,
+    DownBlock,
+    FusedSequential,
+    MaskPredictor,
+    MatchingHead,
+    ProjectionHead,
+    SPADE2d,
+)
+
+ACTIVATIONS = {
+    "none": lambda z, slope: z,
+    "relu": lambda z, slope: F.relu(z),
+    "leaky_relu": F.leaky_relu,
+    "silu": lambda z, slope: F.silu(z),
+}
+
+
+def up(x):
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def affine(layer, xhat, gamma, beta, mask=1.0):
+    scale = 1 + gamma * mask if layer.scale == "residual" else 1 - mask + gamma * mask
+    return ACTIVATIONS[layer.activation](scale * xhat + beta * mask, layer.negative_slope)
+
+
+def conditional(layer, x, cond, mask=1.0, upsample=1):
+    x = up(x) if upsample == 2 else x
+    gamma, beta = layer.gamma(cond)[:, :, None, None], layer.beta(cond)[:, :, None, None]
+    return affine(layer, layer.normalize(x), gamma, beta, mask)
+
+
+def spade(layer, x, labels):
+    hidden = layer.shared(F.interpolate(labels, size=x.shape[2:], mode="nearest"))
+    return affine(layer, layer.normalize(x), layer.gamma(hidden), layer.beta(hidden))
+
+
+def df_affine(layer, x, cond):
+    for gamma, beta in zip(layer.gammas, layer.betas, strict=True):
+        x = gamma(cond)[:, :, None, None] * x + beta(cond)[:, :, None, None]
+        x = ACTIVATIONS[layer.activation](x, layer.negative_slope)
+    return x
+
+
+def sequence(layers, x):
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def ssa_conv(block, x, cond):
+    logits = sequence(block.mask_predictor.layers, x)
+    if block.upsample:
+        logits = F.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=True)
+    mask = torch.sigmoid(logits)
+    residual = block.conv1(conditional(block.norm1, x, cond, mask, upsample=2 if block.upsample else 1))
+    residual = block.conv2(conditional(block.norm2, residual, cond, mask))
+    shortcut = block.shortcut(x)
+    return (up(shortcut) if block.upsample else shortcut) + block.gamma * residual
+
+
+def down_block(block, x):
+    return block.shortcut(F.avg_pool2d(x, 2)) + block.gamma * sequence(block.residual, x)
+
+
+def matching_head(head, features, cond):
+    joint = torch.cat([features, cond[:, :, None, None].expand(-1, -1, *features.shape[2:])], 1)
+    return sequence(head.layers, joint).flatten()
+
+
+def projection_head(head, features, cond):
+    h = F.relu(features).sum((2, 3))
+    return head.linear(h).flatten() + (head.embed(cond) * h).sum(1)
+
+
+def generator(model, z, cond):
+    x = model.fc(z).unflatten(1, (-1, 4, 4))
+    for block in model.blocks:
+        x = ssa_conv(block, x, cond)
+    return sequence(model.to_image, x)
+
+
+def discriminator(model, images, cond):
+    x = model.from_image(images)
+    for block in model.blocks:
+        x = down_block(block, x)
+    return matching_head(model.head, x, cond)
+
+
+FORMULAS = {
+    ConditionalNorm2d: conditional,
+    SPADE2d: spade,
+    DFAffineBlock: df_affine,
+    MaskPredictor: lambda predictor, x: sequence(predictor.layers, x),
+    FusedSequential: sequence,
+    SSAConv: ssa_conv,
+    DownBlock: down_block,
+    MatchingHead: matching_head,
+    ProjectionHead: projection_head,
+    SSAGenerator: generator,
+    MatchingAwareDiscriminator: discriminator,
+}
+
+
+def written(module, *inputs):
+    """What ``module`` must give for ``inputs``."""
+    formula = next(formula for kind, formula in FORMULAS.items() if isinstance(module, kind))
+    return formula(module, *inputs)
