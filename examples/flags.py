@@ -74,7 +74,7 @@ class TrainConfig(RunConfig):
     sample_every: int = 500
     """Steps between sample sheets, at least 1."""
 
-    def model(self, vocab_size: int) -> SSAGANConfig:
+    def model(self, vocab_size: int, max_words: int = 18) -> SSAGANConfig:
         """The sizes of the model."""
         return SSAGANConfig(
             image_size=self.image_size,
@@ -82,6 +82,7 @@ class TrainConfig(RunConfig):
             ndf=self.ndf,
             mask_channels=self.mask_channels,
             vocab_size=vocab_size,
+            max_words=max_words,
             image_encoder=self.image_encoder,
         )
 

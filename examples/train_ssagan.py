@@ -68,7 +68,7 @@ def load_text_encoder(weights: Path, data: CaptionedDataset) -> LSTMTextEncoder:
 
 def open_model(config: TrainConfig, data: CaptionedDataset) -> SSAGAN:
     """A new model, with the encoders that the flags name."""
-    model = SSAGAN(config.model(len(data.vocabulary)), data.vocabulary)
+    model = SSAGAN(config.model(len(data.vocabulary), data.max_words), data.vocabulary)
     if config.image_encoder_weights is not None:
         model.image_encoder = official.load_image_encoder(config.image_encoder_weights)
     if config.text_encoder_weights is not None:

@@ -143,7 +143,8 @@ def test_two_training_iterations_are_those_of_the_published_loop(name, config):
         losses = step(batch, iteration)
         entry = f"step{iteration + 1}"
         tolerance = 1e-6 if iteration == 0 else 1e-5
-        names = ("d_real", "d_fake", "d_mismatched", "d_penalty", "g_adversarial")
+        judged = [f"discriminator/{name}" for name in ("real", "fake", "mismatched")]
+        names = (*judged, "penalty/matching_aware", "generator/adversarial")
         case.check(torch.stack([losses[key] for key in names]), f"{entry}.losses", tolerance=tolerance)
         for k, norms in enumerate(seen["d"]):
             case.check(norms, f"{entry}.d.gradnorms{k}.norms", tolerance=tolerance)

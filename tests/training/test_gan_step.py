@@ -39,7 +39,7 @@ def test_without_a_text_image_loss_it_is_ssa_gans_step_with_that_loss_off():
         MatchingAwareConfig(),
     )
     for theirs, ours in zip(run(ssagan), run(plain), strict=True):
-        assert theirs.keys() - ours.keys() == {"g_damsm"}
+        assert theirs.keys() - ours.keys() == {"generator/damsm"}
         assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     for name, value in plain.generator.state_dict().items():
         assert torch.equal(value, model.generator.state_dict()[name])
@@ -75,7 +75,7 @@ def test_another_text_image_loss_and_classes_as_the_condition():
         text_image_loss=judge,
     )
     losses = run(step, 6)
-    assert losses[-1]["g_brightness"] < losses[0]["g_brightness"]
+    assert losses[-1]["generator/brightness"] < losses[0]["generator/brightness"]
     assert judge.scale.requires_grad
     assert judge.scale.grad is None
 

@@ -310,6 +310,8 @@ CHANGES = {
     "another flag": (lambda s: None, {"seed": 3}, "trained with --seed 0, this run has 3"),
     "a flag that may change": (lambda s: None, {"rate": 0.3}, None),
     "another vocabulary": (lambda s: s.update(vocabulary=["a"]), {}, "another vocabulary than that of shapes"),
+    "other pictures or captions": (lambda s: s.update(data="0"), {}, "other captions or pictures than shapes"),
+    "no digest of the data": (lambda s: s.pop("data"), {}, None),
     "no flags": (lambda s: s.pop("flags"), {}, "is no checkpoint of this script"),
     "flags of another kind": (lambda s: s.update(flags=[1]), {}, "is no checkpoint of this script"),
     "no model": (lambda s: s.pop("model"), {}, "is no checkpoint of this run: 'model'"),

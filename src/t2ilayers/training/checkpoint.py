@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from .._files import written_whole
+from .._files import open_regular, written_whole
+from .._weights import read_torch
 
 
 def save_checkpoint(folder: str | os.PathLike[str], step: int, state: dict[str, Any], *, keep: int = 2) -> Path:
@@ -80,21 +81,18 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         ValueError: the file is damaged, is no checkpoint, or holds more than tensors and plain containers.
-        FileNotFoundError: there is no such file.
+        OSError: there is no such file, or it is a folder, pipe or device.
     """
-    if not Path(path).is_file() and Path(path).exists():
-        raise ValueError(f"{path} must be a file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                raise ValueError("it is compressed, which torch.save never does")
-            if (damaged := archive.testzip()) is not None:
-                raise ValueError(f"{damaged} in it has changed since it was written")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{path} is no readable checkpoint: {error}") from error
+    with open_regular(path) as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                    raise ValueError("it is compressed, which torch.save never does")
+                if (damaged := archive.testzip()) is not None:
+                    raise ValueError(f"{damaged} in it has changed since it was written")
+        except Exception as error:  # in a damaged file zipfile may fail anywhere
+            raise ValueError(f"{os.fspath(path)} is no readable checkpoint: {error!s:.300}") from error
+        state = read_torch(path, file)
     if not isinstance(state, dict) or type(state.get("step")) is not int or state["step"] < 0:
         raise ValueError(f"{path} is no checkpoint of a run: it must hold a dictionary with the step")
     return state

@@ -224,6 +224,7 @@ class Run:
         self._console.write("\n" + "; ".join(parts) + then + "\n")
 
     def _restore(self) -> None:
+        self._digest = self.data.digest() if self.writes else ""
         path = self._newest()
         if path is None:
             return
@@ -281,6 +282,11 @@ class Run:
                 raise ValueError(f"{path} was trained with --{_flag(name)} {then}, this run has {value}")
         if words != list(self.data.vocabulary.words):
             raise ValueError(f"{path} was trained with another vocabulary than that of {self.config.data}")
+        if self.writes and state.get("data", self._digest) != self._digest:
+            raise ValueError(
+                f"{path} was trained with other captions or pictures than {self.config.data} has now; bring back those "
+                "it was begun with, or begin another run in another --out"
+            )
 
     # What happens in each step.
 
@@ -365,8 +371,12 @@ class Run:
             for name, weight in self.model.named_parameters():
                 if not weight.isfinite().all():
                     raise NonFiniteLossError(f"weight {name} is not finite after step {self.done - 1}")
-            mark = {"flags": self.config.flags(), "vocabulary": list(self.data.vocabulary.words)}
-            save_checkpoint(self._checkpoints, self.done, self.training.state_dict() | mark)
+            marks = {
+                "flags": self.config.flags(),
+                "vocabulary": list(self.data.vocabulary.words),
+                "data": self._digest,
+            }
+            save_checkpoint(self._checkpoints, self.done, self.training.state_dict() | marks)
             self._saved = self.done
             if self.on_save is not None:
                 self.on_save()
