@@ -284,8 +284,8 @@ class Run:
             raise ValueError(f"{path} was trained with another vocabulary than that of {self.config.data}")
         if self.writes and state.get("data", self._digest) != self._digest:
             raise ValueError(
-                f"{path} was trained with other captions or pictures than {self.config.data} has now; bring back those "
-                "it was begun with, or begin another run in another --out"
+                f"{path} was trained with other captions or pictures than {self.config.data} has now; bring back "
+                "those it was begun with, or begin another run in another --out"
             )
 
     # What happens in each step.
