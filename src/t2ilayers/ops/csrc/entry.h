@@ -40,7 +40,7 @@ struct Spread<f> {
 
 // A Backend provides, for one kind of device,
 //   static const char* lacks(const Problem&);      // what of it the kernels cannot do, or null
-//   static int64_t scratch_bytes(const Problem&, Pass);
+//   static int64_t scratch_bytes(const Problem&, call);  // of each call below: x, Forward, Backward and so on
 //   static void statistics(const Problem&, const void* x, double* mean, double* var, void* scratch, int device);
 //   static void forward(const Problem&, const Forward&, void* scratch, int device);
 //   static void backward(const Problem&, const Backward&, void* scratch, int device);
@@ -192,8 +192,9 @@ struct Ops {
     STD_TORCH_CHECK(missing == nullptr, "these native kernels do not have ", missing ? missing : "");
   }
 
-  static Tensor scratch(const Tensor& x, const Problem& p, Pass pass) {
-    return allocate(x, {Backend::scratch_bytes(p, pass)}, ScalarType::Byte);
+  template <class Call>
+  static Tensor scratch(const Tensor& x, const Problem& p, const Call& call) {
+    return allocate(x, {Backend::scratch_bytes(p, call)}, ScalarType::Byte);
   }
 
   // --- The ops
@@ -204,7 +205,7 @@ struct Ops {
     const Tensor x = dense(given, p.channels_last);
     Tensor mean = allocate(x, {p.statistics()}, ScalarType::Double);
     Tensor var = allocate(x, {p.statistics()}, ScalarType::Double);
-    const Tensor memory = scratch(x, p, Pass::statistics);
+    const Tensor memory = scratch(x, p, x.const_data_ptr());
     Backend::statistics(p, x.const_data_ptr(), mean.mutable_data_ptr<double>(), var.mutable_data_ptr<double>(),
                         memory.mutable_data_ptr(), x.get_device_index());
     return {mean, var};
@@ -275,7 +276,7 @@ struct Ops {
     Tensor y = allocate(in.x, {p.n, p.c, up * p.h, up * p.w}, x.scalar_type(), p.channels_last);
     const Chain a{in.gammas.size(0), in.x.const_data_ptr(), in.gammas.const_data_ptr(), in.betas.const_data_ptr(),
                   y.mutable_data_ptr()};
-    const Tensor memory = scratch(in.x, p, Pass::chain);
+    const Tensor memory = scratch(in.x, p, a);
     Backend::chain(p, a, memory.mutable_data_ptr(), x.get_device_index());
     return y;
   }
@@ -299,7 +300,7 @@ struct Ops {
       dbetas = allocate(x, {a.pairs, p.n, p.c}, betas.scalar_type());
       a.dgamma = dgammas.mutable_data_ptr(), a.dbeta = dbetas.mutable_data_ptr();
     }
-    const Tensor memory = scratch(in.x, p, Pass::chain_backward);
+    const Tensor memory = scratch(in.x, p, a);
     Backend::chain_backward(p, a, memory.mutable_data_ptr(), x.get_device_index());
     return {dx, dgammas, dbetas};
   }
@@ -321,7 +322,7 @@ struct Ops {
     const Forward f{in.x.const_data_ptr(), in.gamma.const_data_ptr(), in.beta.const_data_ptr(), in.mask_data(),
                     given, mean.mutable_data_ptr<double>(), var.mutable_data_ptr<double>(), running,
                     y.mutable_data_ptr()};
-    const Tensor memory = scratch(in.x, in.p, Pass::forward);
+    const Tensor memory = scratch(in.x, in.p, f);
     Backend::forward(in.p, f, memory.mutable_data_ptr(), in.x.get_device_index());
     return {y, mean, var};
   }
@@ -364,7 +365,7 @@ struct Ops {
                      g.dbeta.mutable_data_ptr(),
                      masked ? g.dmask.mutable_data_ptr() : nullptr,
                      g.dx.mutable_data_ptr()};
-    const Tensor memory = scratch(in.x, p, Pass::backward);
+    const Tensor memory = scratch(in.x, p, b);
     Backend::backward(p, b, memory.mutable_data_ptr(), in.x.get_device_index());
     return g;
   }

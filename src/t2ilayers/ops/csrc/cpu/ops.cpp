@@ -31,6 +31,13 @@ struct Cpu {
   }
   static const char* lacks(const Problem&) { return nullptr; }
   static int64_t scratch_bytes(const Problem& p, Pass pass) { return kernels(p).scratch_bytes(p, pass); }
+  static int64_t scratch_bytes(const Problem& p, const void*) { return scratch_bytes(p, Pass::statistics); }
+  static int64_t scratch_bytes(const Problem& p, const Forward&) { return scratch_bytes(p, Pass::forward); }
+  static int64_t scratch_bytes(const Problem& p, const Backward&) { return scratch_bytes(p, Pass::backward); }
+  static int64_t scratch_bytes(const Problem& p, const Chain&) { return scratch_bytes(p, Pass::chain); }
+  static int64_t scratch_bytes(const Problem& p, const ChainBackward&) {
+    return scratch_bytes(p, Pass::chain_backward);
+  }
   static void statistics(const Problem& p, const void* x, double* mean, double* var, void* scratch, int) {
     kernels(p).statistics(p, x, mean, var, scratch, run, torch::stable::get_num_threads());
   }

@@ -13,6 +13,7 @@ struct Calls {
   static int64_t scratch_bytes(const Problem&, const void* x);
   static int64_t scratch_bytes(const Problem&, const Forward&);
   static int64_t scratch_bytes(const Problem&, const Backward&);
+  static int64_t scratch_bytes(const Problem&, const Chain&) { return 0; }
   static int64_t scratch_bytes(const Problem&, const ChainBackward&);
   static void statistics(const Problem&, const void* x, const Results&, void* scratch, Stream);
   static void forward(const Problem&, const Forward&, void* scratch, Stream);

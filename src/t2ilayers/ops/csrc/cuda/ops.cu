@@ -8,8 +8,6 @@
 #include "calls.cuh"
 #include "finish.cuh"
 
-#include <algorithm>
-
 // Only a torch built for CUDA has it; weak, so that the library can be loaded, if not used, with any.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void**);
 
@@ -24,23 +22,11 @@ struct Cuda {
     return nullptr;
   }
 
-  // Enough for any call.
-  static int64_t scratch_bytes(const Problem& p, Pass) {
+  template <class Call>
+  static int64_t scratch_bytes(const Problem& p, const Call& call) {
     STD_TORCH_CHECK(p.out_pixels() <= int64_t(1) << 30 && p.c <= int64_t(1) << 30,
                     "on CUDA a channel of the output has at most 2^30 pixels, got ", p.out_pixels());
-    return gpu::typed(p, [&](auto calls) {
-      int64_t most = 0;
-      for (const uintptr_t address : {0, 1}) {  // aligned or not
-        const void* any = reinterpret_cast<const void*>(address);
-        Backward b{};
-        b.x = any, b.reduce = true, b.dmask = p.maps ? nullptr : &b;
-        ChainBackward chain{};
-        chain.x = any, chain.pairs = kMostPairs, chain.dgamma = &chain;
-        most = std::max({most, p.normalized() ? calls.scratch_bytes(p, any) : 0, calls.scratch_bytes(p, b),
-                         calls.scratch_bytes(p, chain)});
-      }
-      return most;
-    });
+    return gpu::typed(p, [&](auto calls) { return calls.scratch_bytes(p, call); });
   }
 
   static void statistics(const Problem& p, const void* x, double* mean, double* var, void* scratch, int device) {
