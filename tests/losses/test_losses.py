@@ -62,7 +62,7 @@ def test_hinge_sums_half_logits_in_float32(dtype: torch.dtype) -> None:
 
 def test_hinge_errors() -> None:
     some, none = torch.zeros(2), torch.zeros(0)
-    with pytest.raises(ValueError, match=r"real must hold.*received shape \(0,\)"):
+    with pytest.raises(ValueError, match=r"real must hold.*got shape \(0,\)"):
         hinge_discriminator_loss(none, some)
     with pytest.raises(ValueError, match=r"fake must hold"):
         hinge_generator_loss(none)
@@ -101,11 +101,11 @@ def test_mismatched_pairs(batch: list[tuple[int, list[int]]], with_tokens: bool)
 
 
 def test_mismatched_pairs_errors() -> None:
-    with pytest.raises(ValueError, match=r"\(N,\) with N >= 1, received shape \(0,\)"):
+    with pytest.raises(ValueError, match=r"\(N,\) with N >= 1, got shape \(0,\)"):
         mismatched_pairs(torch.zeros(0).long())
-    with pytest.raises(ValueError, match=r"N = 2 of class_ids, received shape \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"N = 2 of class_ids, got shape \(3, 4\)"):
         mismatched_pairs(torch.tensor([1, 2]), torch.zeros(3, 4).long())
-    with pytest.raises(TypeError, match=r"class_ids must be integers, received torch.float32"):
+    with pytest.raises(TypeError, match=r"class_ids must be integers, got torch.float32"):
         mismatched_pairs(torch.zeros(2))
     with pytest.raises(TypeError, match=r"tokens must be integers"):
         mismatched_pairs(torch.tensor([1, 2]), torch.zeros(2, 4))
@@ -220,11 +220,11 @@ def test_shared_forward_gives_the_same_penalty() -> None:
 def test_penalty_errors() -> None:
     x, y = torch.ones(2, 3, requires_grad=True), torch.ones(2, 3, requires_grad=True)
     logits = x.sum(dim=1)
-    with pytest.raises(ValueError, match=r"at least 2, received 1\.5"):
+    with pytest.raises(ValueError, match=r"at least 2, got 1\.5"):
         gradient_penalty(logits, [x], power=1.5)
-    with pytest.raises(ValueError, match=r"received shape \(2, 1\).*flatten"):
+    with pytest.raises(ValueError, match=r"got shape \(2, 1\).*flatten"):
         gradient_penalty(logits[:, None], [x])
-    with pytest.raises(ValueError, match=r"N = 2 of the logits, received shape \(4, 3\) as inputs\[1\]"):
+    with pytest.raises(ValueError, match=r"N = 2 of the logits, got shape \(4, 3\) as inputs\[1\]"):
         gradient_penalty(logits, [x, torch.ones(4, 3, requires_grad=True)])
     with pytest.raises(ValueError, match=r"inputs\[1\] does not require gradients"):
         gradient_penalty(logits, [x, torch.ones(2, 3)])
@@ -232,9 +232,9 @@ def test_penalty_errors() -> None:
         gradient_penalty(logits, [x, y])
     with pytest.raises(ValueError, match=r"do not depend on any input"):
         gradient_penalty(logits.detach(), [x])
-    with pytest.raises(ValueError, match=r"agree in N, received \(2, 3, 2, 2\) and \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"agree in N, got \(2, 3, 2, 2\) and \(3, 5\)"):
         matching_aware_gradient_penalty(Critic(), torch.zeros(2, 3, 2, 2), torch.zeros(3, 5))
-    with pytest.raises(TypeError, match=r"images must be of a floating dtype, received torch.uint8"):
+    with pytest.raises(TypeError, match=r"images must be of a floating dtype, got torch.uint8"):
         matching_aware_gradient_penalty(Critic(), torch.zeros(2, 3, 2, 2, dtype=torch.uint8), torch.zeros(2, 5))
 
 
@@ -398,11 +398,11 @@ def test_damsm_errors() -> None:
         damsm_loss(regions, code, words, sentence, lengths, torch.tensor([1, 2]))
     with pytest.raises(ValueError, match=r"no size 0"):
         damsm_loss(regions[:0], code[:0], words[:0], sentence[:0], lengths[:0])
-    with pytest.raises(ValueError, match=r"T = 4, received 1\.\.5"):
+    with pytest.raises(ValueError, match=r"T = 4, got 1\.\.5"):
         damsm_loss(regions, code, words, sentence, torch.tensor([1, 5, 2]))
-    with pytest.raises(ValueError, match=r"T = 4, received 0\.\.2"):
+    with pytest.raises(ValueError, match=r"T = 4, got 0\.\.2"):
         damsm_loss(regions, code, words, sentence, torch.tensor([1, 0, 2]))
-    with pytest.raises(TypeError, match=r"words must be of a floating dtype, received torch.int64"):
+    with pytest.raises(TypeError, match=r"words must be of a floating dtype, got torch.int64"):
         damsm_loss(regions, code, words.long(), sentence, lengths)
     with pytest.raises(TypeError, match=r"lengths must be integers"):
         damsm_loss(regions, code, words, sentence, lengths.float())

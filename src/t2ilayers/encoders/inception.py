@@ -243,7 +243,7 @@ class InceptionV3Trunk(nn.Module):
     def __init__(self, pooling: Literal["torchvision", "tensorflow"] = "torchvision") -> None:
         super().__init__()
         if pooling not in _MIXED:
-            raise ValueError(f"pooling must be one of {', '.join(_MIXED)}, received {pooling!r}")
+            raise ValueError(f"pooling must be one of {', '.join(_MIXED)}, got {pooling!r}")
         self.pooling = pooling
         channels = 3
         for step in _STEM:
@@ -259,12 +259,12 @@ class InceptionV3Trunk(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 75:
             raise ValueError(
-                "InceptionV3Trunk takes images (N, 3, H, W) with H, W >= 75, received shape "
+                "InceptionV3Trunk takes images (N, 3, H, W) with H, W >= 75, got shape "
                 f"{tuple(images.shape)}; resize the images to 299x299."
             )
         if not images.is_floating_point():
             raise TypeError(
-                f"InceptionV3Trunk takes images of a floating dtype, received {images.dtype}; "
+                f"InceptionV3Trunk takes images of a floating dtype, got {images.dtype}; "
                 "for 0..255 bytes use images / 127.5 - 1."
             )
         x = images

@@ -148,8 +148,6 @@ class EncoderPair(nn.Module):
             FileNotFoundError: a file is missing; the message names it.
             ValueError: files that do not belong together or are damaged, or a model without an image encoder; the
                 message says how.
-
-        Example: see :meth:`save_pretrained`.
         """
         with saved_model(folder) as saved:
             weights = {key: value for key, value in saved.weights.items() if key.startswith(_PARTS)}

@@ -72,12 +72,12 @@ class LSTMTextEncoder(nn.Module):
         super().__init__()
         if vocab_size < 1 or embed_dim < 1:
             raise ValueError(
-                "LSTMTextEncoder needs vocab_size >= 1 and embed_dim >= 1, received "
+                "LSTMTextEncoder needs vocab_size >= 1 and embed_dim >= 1, got "
                 f"vocab_size={vocab_size}, embed_dim={embed_dim}; for a Vocabulary pass its length."
             )
         if cond_dim < 2 or cond_dim % 2:
             raise ValueError(
-                f"LSTMTextEncoder needs an even cond_dim >= 2, received {cond_dim}: each of the two "
+                f"LSTMTextEncoder needs an even cond_dim >= 2, got {cond_dim}: each of the two "
                 f"directions of the LSTM gives half of it; use {max(2, cond_dim + cond_dim % 2)}."
             )
         self.cond_dim = cond_dim
@@ -101,26 +101,26 @@ class LSTMTextEncoder(nn.Module):
         """Raises where the arguments break the rules; returns the lengths on the CPU."""
         if tokens.ndim != 2 or lengths.shape != tokens.shape[:1] or tokens.numel() == 0:
             raise ValueError(
-                "LSTMTextEncoder takes tokens (N, T) and lengths (N,) with N, T >= 1, received tokens "
+                "LSTMTextEncoder takes tokens (N, T) and lengths (N,) with N, T >= 1, got tokens "
                 f"{tuple(tokens.shape)} and lengths {tuple(lengths.shape)}; "
                 "a single caption needs tokens[None]."
             )
         if tokens.dtype != torch.int64:
-            raise TypeError(f"tokens must be int64, received {tokens.dtype}; use tokens.long().")
+            raise TypeError(f"tokens must be int64, got {tokens.dtype}; use tokens.long().")
         if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-            raise TypeError(f"lengths must be integers, received {lengths.dtype}; use lengths.long().")
+            raise TypeError(f"lengths must be integers, got {lengths.dtype}; use lengths.long().")
         lengths = lengths.to("cpu", torch.int64)
         shortest, longest = int(lengths.min()), int(lengths.max())
         if shortest < 1 or longest > tokens.shape[1]:
             raise ValueError(
-                f"lengths must be in 1..T with T = {tokens.shape[1]}, received {shortest}..{longest}; "
+                f"lengths must be in 1..T with T = {tokens.shape[1]}, got {shortest}..{longest}; "
                 "drop empty captions, and cut lengths together with tokens."
             )
         if tokens.device.type == "cpu":
             lowest, highest = int(tokens.min()), int(tokens.max())
             if lowest < 0 or highest >= self.embedding.num_embeddings:
                 raise ValueError(
-                    f"tokens must be in 0..{self.embedding.num_embeddings - 1}, received {lowest}.."
+                    f"tokens must be in 0..{self.embedding.num_embeddings - 1}, got {lowest}.."
                     f"{highest}; were the captions encoded with the vocabulary this encoder was made for?"
                 )
         return lengths

@@ -13,4 +13,4 @@ def full(x: Tensor) -> Tensor:
 
 def check_ids(name: str, ids: Tensor) -> None:
     if ids.is_floating_point() or ids.is_complex():
-        raise TypeError(f"{name} must be integers, received {ids.dtype}; use {name}.long().")
+        raise TypeError(f"{name} must be integers, got {ids.dtype}; use {name}.long().")

@@ -103,9 +103,9 @@ def hinge_generator_loss(fake: Tensor) -> Tensor:
 
 def _check_logits(name: str, logits: Tensor, *, empty: bool = False) -> None:
     if not logits.is_floating_point():
-        raise TypeError(f"{name} must be logits of a floating dtype, received {logits.dtype}.")
+        raise TypeError(f"{name} must be logits of a floating dtype, got {logits.dtype}.")
     if logits.numel() == 0 and not empty:
         raise ValueError(
-            f"{name} must hold at least one logit, received shape {tuple(logits.shape)}: "
+            f"{name} must hold at least one logit, got shape {tuple(logits.shape)}: "
             "the mean of nothing is NaN; skip the step for an empty batch."
         )

@@ -41,14 +41,14 @@ def mismatched_pairs(class_ids: Tensor, tokens: Tensor | None = None) -> tuple[T
         (tensor([], dtype=torch.int64), tensor([], dtype=torch.int64))
     """
     if class_ids.ndim != 1 or class_ids.numel() == 0:
-        raise ValueError(f"class_ids must be (N,) with N >= 1, received shape {tuple(class_ids.shape)}.")
+        raise ValueError(f"class_ids must be (N,) with N >= 1, got shape {tuple(class_ids.shape)}.")
     check_ids("class_ids", class_ids)
     n = class_ids.shape[0]
     admissible = class_ids[:, None] != class_ids  # (N, N): image, caption
     if tokens is not None:
         if tokens.ndim != 2 or tokens.shape[0] != n:
             raise ValueError(
-                f"tokens must be (N, T) with the N = {n} of class_ids, received shape {tuple(tokens.shape)}."
+                f"tokens must be (N, T) with the N = {n} of class_ids, got shape {tuple(tokens.shape)}."
             )
         check_ids("tokens", tokens)
         admissible &= (tokens[:, None] != tokens).any(dim=-1)

@@ -50,18 +50,18 @@ def gradient_penalty(
     """
     if power < 2:
         raise ValueError(
-            f"power must be at least 2, received {power}: below 2 the penalty's derivative at a zero "
+            f"power must be at least 2, got {power}: below 2 the penalty's derivative at a zero "
             "gradient is infinite; the published value is 6."
         )
     if logits.ndim != 1 or logits.numel() == 0:
         raise ValueError(
-            f"logits must be (N,), one a sample, with N >= 1, received shape {tuple(logits.shape)}; "
+            f"logits must be (N,), one a sample, with N >= 1, got shape {tuple(logits.shape)}; "
             "for (N, 1, 1, 1) use logits.flatten()."
         )
     for k, x in enumerate(inputs):
         if x.ndim == 0 or x.shape[0] != logits.shape[0]:
             raise ValueError(
-                f"inputs must be (N, ...) with the N = {logits.shape[0]} of the logits, received shape "
+                f"inputs must be (N, ...) with the N = {logits.shape[0]} of the logits, got shape "
                 f"{tuple(x.shape)} as inputs[{k}]."
             )
         if not x.requires_grad:
@@ -131,12 +131,12 @@ def matching_aware_gradient_penalty(
     """
     if images.ndim < 1 or cond.ndim < 1 or images.shape[0] != cond.shape[0]:
         raise ValueError(
-            "images (N, C, H, W) and cond (N, D) must agree in N, received "
+            "images (N, C, H, W) and cond (N, D) must agree in N, got "
             f"{tuple(images.shape)} and {tuple(cond.shape)}."
         )
     for name, x in (("images", images), ("cond", cond)):
         if not x.is_floating_point():
-            raise TypeError(f"{name} must be of a floating dtype, received {x.dtype}.")
+            raise TypeError(f"{name} must be of a floating dtype, got {x.dtype}.")
     leaves = tuple(full(x.detach()).requires_grad_() for x in (images, cond))
     with torch.autocast(images.device.type, enabled=False), torch.enable_grad():
         return gradient_penalty(discriminator(*leaves), leaves, weight=weight, power=power)

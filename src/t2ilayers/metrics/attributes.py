@@ -63,8 +63,6 @@ class AttributeClassifier(nn.Module):
         ValueError: a size that is no power of two, or pictures of another size; pictures to be judged that are
             not finite.
 
-    Source: this library's own.
-
     Example:
         >>> classifier = AttributeClassifier(16)
         >>> classifier.predict(torch.zeros(3, 3, 16, 16))["colour"].shape
@@ -117,10 +115,7 @@ class AttributeClassifier(nn.Module):
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> dict[str, Tensor]:
-        """For each attribute the index of the likeliest value in ``ATTRIBUTES``, ``(N,)`` int64 on the CPU.
-
-        Example: see :class:`AttributeClassifier`.
-        """
+        """For each attribute the index of the likeliest value in ``ATTRIBUTES``, ``(N,)`` int64 on the CPU."""
         logits = [self(part).attributes for part in self._parts(images)]
         return {name: torch.cat([part[name].argmax(1).cpu() for part in logits]) for name in ATTRIBUTES}
 
@@ -214,8 +209,6 @@ def attribute_accuracy(
 
     Raises:
         ValueError: another number of captions than pictures, or pictures of another size or not finite.
-
-    Source: this library's own.
 
     Example:
         >>> shapes = CaptionedShapes(4, 16)

@@ -35,10 +35,7 @@ class GaussianStatistics:
     label: str = ""
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an npz file with ``mu`` and ``sigma``, which other evaluators read, ``count`` and ``label``.
-
-        Example: see :meth:`load`.
-        """
+        """Write an npz file with ``mu`` and ``sigma``, which other evaluators read, ``count`` and ``label``."""
         entries = {"mu": self.mu.numpy(), "sigma": self.sigma.numpy(), "label": np.array(self.label)}
         if self.count is not None:
             entries["count"] = np.array(self.count)
@@ -110,8 +107,6 @@ class StreamingStatistics:
 
         Raises:
             ValueError: another shape, or features that are not finite.
-
-        Example: see :class:`StreamingStatistics`.
         """
         if features.dim() != 2 or features.shape[1] != len(self._mean):
             raise ValueError(f"features must be (b, {len(self._mean)}), got {tuple(features.shape)}")
@@ -133,8 +128,6 @@ class StreamingStatistics:
 
         Raises:
             ValueError: fewer than two features have no covariance.
-
-        Example: see :class:`StreamingStatistics`.
         """
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 features, got {self.count}")

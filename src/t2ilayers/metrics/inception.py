@@ -59,18 +59,12 @@ class InceptionV3(nn.Module):
         return features
 
     def logits(self, features: Tensor, *, bias: bool = True) -> Tensor:
-        """The classifier on ``(N, 2048)`` features: ``(N, classes)``, with or without its bias.
-
-        Example: see :class:`InceptionV3`.
-        """
+        """The classifier on ``(N, 2048)`` features: ``(N, classes)``, with or without its bias."""
         return F.linear(features, self.fc.weight, self.fc.bias if bias else None)
 
     @classmethod
     def random(cls, kind: InceptionKind, *, seed: int) -> Self:
-        """Random weights, for dry runs: what they measure means nothing. The global random state is left alone.
-
-        Example: see :class:`InceptionV3`.
-        """
+        """Random weights, for dry runs: what they measure means nothing. The global random state is left alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = cls(kind)

@@ -41,20 +41,14 @@ class PictureStatistics:
 
     @torch.no_grad()
     def update(self, images: Tensor) -> None:
-        """Take in ``(N, 3, H, W)`` more pictures in [-1, 1].
-
-        Example: see :class:`PictureStatistics`.
-        """
+        """Take in ``(N, 3, H, W)`` more pictures in [-1, 1]."""
         prepared = self.protocol.prepare(images.to(self.network.fc.weight.device))
         features = self.network(prepared)
         self._features.update(features)
         self._logits.append(self.network.logits(features, bias=self.protocol.logits_bias).cpu())
 
     def gaussian(self) -> GaussianStatistics:
-        """Mean and covariance of the features of all pictures so far, labelled with protocol and weights.
-
-        Example: see :class:`PictureStatistics`.
-        """
+        """Mean and covariance of the features of all pictures so far, labelled with protocol and weights."""
         return self._features.compute(self.label)
 
     def inception_score(self) -> InceptionScore:

@@ -54,8 +54,6 @@ class Protocol:
 
         Raises:
             ValueError: another shape, or pictures that are not finite.
-
-        Example: see :class:`Protocol`.
         """
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be (N, 3, H, W), got {tuple(images.shape)}")

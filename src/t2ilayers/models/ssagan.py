@@ -396,8 +396,6 @@ class SSAGAN(nn.Module):
         Raises:
             FileNotFoundError: a file is missing; the message names it.
             ValueError: files that do not belong together or are damaged; the message says how.
-
-        Example: see :meth:`save_pretrained`.
         """
         with saved_model(folder) as saved:
             config, weights = SSAGANConfig.from_json(saved.config), saved.weights

@@ -84,10 +84,7 @@ class EncoderStep:
         return {f"encoders/{name}": loss.detach() for name, loss in losses._asdict().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on: the encoders and the optimizer.
-
-        Example: see :meth:`load_state_dict`.
-        """
+        """Everything that the next step depends on: the encoders and the optimizer."""
         return {"encoders": self.encoders.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
