@@ -4,13 +4,14 @@ from ..allocator import keep_large_blocks
 from .checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from .ema import EMA
 from .encoders import EncoderStep
-from .gan import MatchingAwareConfig, MatchingAwareStep, TextImageLoss
+from .gan import MatchingAwareConfig, MatchingAwareStep
 from .log import MetricsLog, NonFiniteLossError
 from .precision import fastest_precision
 from .processes import Processes, join_processes, synchronize_statistics
 from .run import Run, RunConfig
 from .signals import open_standard_streams, say
-from .ssagan import DAMSM, SSAGANStep, StepConfig
+from .ssagan import SSAGANStep, StepConfig
+from .text_image import DAMSM, TextImageLoss
 
 __all__ = [
     "DAMSM",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from ..losses import (
 from .ema import EMA
 from .precision import Precision, autocast
 from .processes import Processes, synchronize_statistics
+from .text_image import TextImageLoss
 
 _PENALTY = "penalty/matching_aware"
 
@@ -96,24 +97,6 @@ class MatchingAwareConfig:
     def _check_least(self, name: str, least: float) -> None:
         if not getattr(self, name) >= least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-
-
-class TextImageLoss(Protocol):
-    """What a generator's loss may have besides the discriminator's verdict: do pictures fit their captions?
-
-    Attributes:
-        name: of the loss, in what the step returns.
-        weight: in the generator's loss.
-    """
-
-    name: str
-    weight: float
-
-    def parameters(self) -> Iterable[nn.Parameter]:
-        """What it is computed with, which the generator's step leaves without gradients."""
-
-    def __call__(self, fake: Tensor, condition: Any, batch: Batch, /) -> Tensor:
-        """The loss ``()`` of generated pictures, this process's, with the condition of the whole batch."""
 
 
 class MatchingAwareStep(Generic[ConfigT]):

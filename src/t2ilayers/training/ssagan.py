@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data import Batch
-from ..encoders import EncoderPair, TextFeatures
-from ..losses import damsm_loss
 from ..models import SSAGAN
 from .encoders import EncoderStep
 from .gan import MatchingAwareConfig, MatchingAwareStep
 from .processes import Processes
+from .text_image import DAMSM
 
 
 @dataclass(frozen=True)
@@ -46,32 +45,6 @@ class StepConfig(MatchingAwareConfig):
         self._check_choice("text_encoder", ("joint", "frozen"))
         self._check_positive("lr_encoders")
         self._check_least("damsm_weight", 0)
-
-
-class DAMSM:
-    """The DAMSM loss of generated pictures with the captions of their batch, a :class:`TextImageLoss`.
-
-    Args:
-        encoders: in evaluation mode when it is called.
-        weight: in the generator's loss, at least 0.
-        processes: those that share a batch.
-    """
-
-    name = "damsm"
-
-    def __init__(self, encoders: EncoderPair, weight: float, processes: Processes | None = None) -> None:
-        self.encoders = encoders
-        self.weight = weight
-        self.processes = Processes() if processes is None else processes
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Those of both encoders."""
-        return list(self.encoders.parameters())
-
-    def __call__(self, fake: Tensor, text: TextFeatures, batch: Batch) -> Tensor:
-        """The loss ``()`` of this process's pictures ``(n, 3, S, S)``, with ``text`` of the whole batch."""
-        regions, code = map(self.processes.gather, self.encoders.image_encoder(fake))
-        return damsm_loss(regions, code, text.words, text.sentence, batch["lengths"], batch["class_ids"]).total
 
 
 class SSAGANStep(MatchingAwareStep[StepConfig]):

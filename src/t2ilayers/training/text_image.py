@@ -1,0 +1,57 @@
+"""Losses of a generator that ask whether its pictures fit their captions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from ..data import Batch
+from ..encoders import EncoderPair, TextFeatures
+from ..losses import damsm_loss
+from .processes import Processes
+
+
+class TextImageLoss(Protocol):
+    """What a generator's loss may have besides the discriminator's verdict: do pictures fit their captions?
+
+    Attributes:
+        name: of the loss, in what the step returns.
+        weight: in the generator's loss.
+    """
+
+    name: str
+    weight: float
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """What it is computed with, which the generator's step leaves without gradients."""
+
+    def __call__(self, fake: Tensor, condition: Any, batch: Batch, /) -> Tensor:
+        """The loss ``()`` of generated pictures, this process's, with the condition of the whole batch."""
+
+
+class DAMSM:
+    """The DAMSM loss of generated pictures with the captions of their batch, a :class:`TextImageLoss`.
+
+    Args:
+        encoders: in evaluation mode when it is called.
+        weight: in the generator's loss, at least 0.
+        processes: those that share a batch.
+    """
+
+    name = "damsm"
+
+    def __init__(self, encoders: EncoderPair, weight: float, processes: Processes | None = None) -> None:
+        self.encoders = encoders
+        self.weight = weight
+        self.processes = Processes() if processes is None else processes
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Those of both encoders."""
+        return list(self.encoders.parameters())
+
+    def __call__(self, fake: Tensor, text: TextFeatures, batch: Batch) -> Tensor:
+        """The loss ``()`` of this process's pictures ``(n, 3, S, S)``, with ``text`` of the whole batch."""
+        regions, code = map(self.processes.gather, self.encoders.image_encoder(fake))
+        return damsm_loss(regions, code, text.words, text.sentence, batch["lengths"], batch["class_ids"]).total
