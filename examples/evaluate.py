@@ -169,16 +169,20 @@ def generated_beside_real(
 ) -> Iterator[tuple[SSAGeneratorOutput, Batch]]:
     """Batches of generated pictures, on the CPU, each with the real pictures of the same captions.
 
-    Sample ``i`` has a caption of picture ``i % len(dataset)``. Caption and noise are drawn from ``(seed, i)``, so
-    that they depend neither on the batch size nor on the number of samples.
+    The captions are as the model reads them: of a long one so many words, chosen as in training, and of letters
+    those that its vocabulary's rule knows. Sample ``i`` has a caption of picture ``i % len(dataset)``. Caption and
+    noise are drawn from ``(seed, i)``, so that they depend neither on the batch size nor on the number of samples.
     """
-    dataset.vocabulary = cast(Vocabulary, model.vocabulary)  # captions that the model cannot read are an error
+    vocabulary = cast(Vocabulary, model.vocabulary)
+    dataset.vocabulary, dataset.max_words = vocabulary, model.config.max_words  # an unknown word is an error
     seed = arguments.seed
     for start in tqdm(range(0, samples, BATCH_SIZE), desc=title, unit="batch"):
         indices = range(start, min(start + BATCH_SIZE, samples))
         real = collate(
             [dataset.sample(index % len(dataset), np.random.default_rng((seed, index))) for index in indices]
         )
+        if not callable(vocabulary.tokenizer):  # only a rule surely finds the same words again
+            real["captions"] = [vocabulary.decode(row) for row in real["tokens"].tolist()]
         z = torch.stack([noise(model.config.z_dim, seed, index, arguments.truncation) for index in indices])
         images, masks = model.generate(real["captions"], z=z)
         yield SSAGeneratorOutput(images.cpu(), tuple(mask.cpu() for mask in masks)), real

@@ -74,8 +74,10 @@ def tokenize(caption: str, rule: Rule = "words") -> list[str]:
         >>> tokenize("une cr\u00eape"), tokenize("une cr\u00eape", "ascii"), tokenize("\u5bff\u53f8", "characters")
         (['une', 'crêpe'], ['une', 'crpe'], ['寿', '司'])
     """
+    if rule != "characters" and caption.isascii():
+        return re.findall(r"\w+", caption.lower())
     caption = unicodedata.normalize("NFC", unicodedata.normalize("NFC", caption).lower())
-    if rule == "ascii" or (rule == "words" and caption.isascii()):
+    if rule == "ascii":
         words = (word.encode("ascii", "ignore").decode() for word in re.findall(r"\w+", caption))
         return [word for word in words if word]
     clusters = _clusters(caption.translate(_IGNORED))

@@ -16,11 +16,10 @@ names pairs every picture with the captions of another one, and nothing else wou
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,16 +29,14 @@ from ..._files import shown
 from ...vocabulary import END, Rule, Tokenizer, Vocabulary, tokenize
 from . import pickles
 from .listing import (
-    WITHOUT_CAPTION,
     FilePicture,
     LeftOut,
     Listing,
-    nul_problem,
     unknown_words,
     vocabulary_of,
-    with_words,
 )
-from .names import Tree, is_file, is_folder, name_problem
+from .names import Tree, name_problem
+from .published import choose_captions, find_picture, note_unlisted
 from .rows import MAX_TEXT_BYTES, read_text
 
 CAPTION_PICKLES = ("captions.pickle", "captions_DAMSM.pickle")
@@ -146,15 +143,12 @@ def list_family(
     if problems:
         return Listing(root, problems=problems)
 
-    other = _names(tree, root / ("test" if split == "train" else "train") / "filenames.pickle", [])
-    note_unlisted(root, [root / "text"], {*names, *other}, left_out)
-    note_unlisted(
-        root,
-        [folder for name in (names[0], *other[:1]) for folder in folders_of(name)],
-        {*names, *other},
-        left_out,
-    )
     given = vocabulary or (published.vocabulary if published else None)
+    # Without words of their own, both splits are needed for them; else the other one only tells what is its own.
+    other_list = root / ("test" if split == "train" else "train") / "filenames.pickle"
+    other = _names(tree, other_list, [] if given else problems)
+    folders = [folder for name in (names[0], *other[:1]) for folder in folders_of(name)]
+    note_unlisted(root, [root / "text", *folders], {*names, *other}, left_out)
     rule = given or Vocabulary([END], tokenizer=tokenizer)
     exactly = published is not None or captions_per_image is not None
 
@@ -176,103 +170,13 @@ def list_family(
     pictures, kept = [], []
     for index, (name, row) in enumerate(zip(names, rows, strict=True)):
         if row or exactly:
-            words_of_row = {word for caption in row for word in given.tokenize(caption)}
-            problems += unknown_words(words_of_row, given, shown(name))
+            if vocabulary is not None:
+                problems += unknown_words(row, vocabulary, shown(name))
             pictures.append(FilePicture(name, find_picture(tree, f"{name}.jpg", folders_of(name), problems), row))
             kept.append(index)
     return Listing(
         root, pictures, class_ids[kept], given, problems, left_out.lines(), left_out.lines(by_rule=True)
     )
-
-
-def note_unlisted(root: Path, folders: Iterable[Path], known: Container[str], left_out: LeftOut) -> None:
-    """Note the files of some folders that belong to no name, given without suffix.
-
-    Example:
-        >>> note_unlisted(Path("."), [Path("nowhere")], {"a"}, LeftOut())
-    """
-    for folder in dict.fromkeys(folder for folder in folders if folder.is_dir()):
-        for file in Tree(folder).walk([])[0]:
-            name = PurePosixPath(file).with_suffix("")
-            if str(name) not in known and name.name not in known:
-                left_out.add(
-                    "{count} files that no list names: {names}", shown(str(folder.relative_to(root) / file))
-                )
-
-
-def check_request(root: str | os.PathLike[str], split: str, captions_per_image: int | None) -> Path:
-    """The root as a path, after a check of the arguments that every published data set has.
-
-    Raises:
-        NotADirectoryError: ``root`` is no folder.
-        ValueError: ``split`` is neither ``"train"`` nor ``"test"``, or ``captions_per_image`` is below 1.
-
-    Example:
-        >>> check_request(".", "train", 10)
-        PosixPath('.')
-    """
-    if split not in ("train", "test"):
-        raise ValueError(f'split must be "train" or "test", got {shown(split)}')
-    if captions_per_image is not None and captions_per_image < 1:
-        raise ValueError(f"captions_per_image must be at least 1, got {captions_per_image}")
-    if not is_folder(Path(root)):
-        raise NotADirectoryError(
-            f"root must be the folder of a published data set, got {shown(os.fspath(root), 300)}"
-        )
-    return Path(root)
-
-
-def find_picture(tree: Tree, name: str, folders: Sequence[Path], problems: list[str]) -> Path:
-    """The first file of that name in some folders; where there is none, that is a problem.
-
-    Example:
-        >>> problems = []
-        >>> _ = find_picture(Tree(Path(".")), "a.jpg", [Path("images"), Path("train2014")], problems)
-        >>> problems
-        ["'a.jpg': there is no such picture in images, train2014"]
-    """
-    for folder in folders:
-        if is_file(folder / name):
-            if problem := tree.problem(folder / name):
-                problems.append(f"{shown(name)}: {problem}")
-            return folder / name
-    problems.append(f"{shown(name)}: there is no such picture in {', '.join(map(str, folders))}")
-    return folders[0] / name
-
-
-def choose_captions(
-    key: str,
-    captions: Sequence[str],
-    count: int,
-    vocabulary: Vocabulary,
-    exactly: bool,
-    problems: list[str],
-    left_out: LeftOut,
-) -> tuple[str, ...]:
-    """The first ``count`` captions with a word, each on one line; a NUL is a problem.
-
-    Fewer are a problem with ``exactly``; without, a picture that has none is left out.
-
-    Example:
-        >>> words, problems = Vocabulary(["<end>"]), []
-        >>> choose_captions("a", ["a\\nbird ", "", "!", "a crow", "a tit"], 2, words, True, problems, LeftOut())
-        ('a bird', 'a crow')
-    """
-    where = shown(key)
-    usable = with_words(filter(str.strip, captions), vocabulary, where, left_out, by_rule=True)
-    chosen = usable[:count]
-    if len(usable) > count:
-        kind = f"{{count}} captions after the first {count} of their pictures: {{names}}"
-        left_out.add(kind, where, len(usable) - count, by_rule=True)
-    if len(chosen) < count and exactly:
-        problems.append(
-            f"{where}: {len(chosen)} captions with a word, must be captions_per_image = {count}; add captions or "
-            "lower it"
-        )
-    elif not chosen:
-        left_out.add(WITHOUT_CAPTION, where)
-    problems += nul_problem(chosen, where)
-    return chosen
 
 
 def _load(tree: Tree, path: Path, problems: list[str]) -> Any:

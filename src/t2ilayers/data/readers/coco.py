@@ -16,9 +16,10 @@ from typing_extensions import Self
 from ..._files import read_regular, shown, some
 from ...vocabulary import END, Rule, Tokenizer, Vocabulary
 from ..listed import ListedDataset
-from .attngan import check_request, choose_captions, find_picture, list_family, note_unlisted
+from .attngan import list_family
 from .listing import FilePicture, LeftOut, Listing, unknown_words, vocabulary_of
 from .names import Tree, name_problem
+from .published import check_request, choose_captions, find_picture, note_unlisted
 from .rows import MAX_BYTES
 
 _USUAL = 5  # captions of a picture
@@ -201,8 +202,7 @@ def _list_annotations(
     pictures = []
     for name, row in captions.items():
         if row or count is not None:
-            words = {word for caption in row for word in vocabulary.tokenize(caption)}
-            problems += unknown_words(words, vocabulary, shown(name))
+            problems += unknown_words(row, vocabulary, shown(name))
             pictures.append(FilePicture(_key(name), find_picture(tree, name, folders, problems), row))
     keys = Counter(picture.key for picture in pictures)
     problems += [f"{shown(key)}: pictures that differ in their suffix only" for key in keys if keys[key] > 1]

@@ -11,9 +11,10 @@ from ..._files import shown
 from ...vocabulary import Rule, Tokenizer, Vocabulary
 from ..listed import ListedDataset
 from ..pictures import Box
-from .attngan import check_request, list_family
+from .attngan import list_family
 from .listing import FilePicture, Listing
 from .names import Tree
+from .published import check_request
 from .rows import MAX_BYTES, read_text
 
 

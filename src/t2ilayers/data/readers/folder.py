@@ -191,8 +191,7 @@ def list_folder(
             left_out.add(WITHOUT_CAPTION, where)
             continue
         problems += nul_problem(captions, where)
-        words = {word for caption in captions for word in vocabulary.tokenize(caption)}
-        problems += unknown_words(words, vocabulary, where)
+        problems += unknown_words(captions, vocabulary, where)
         pictures.append(FilePicture(record.file, tree.root / record.file, captions))
         splits.append(record.split)
         labels.append((record.label or "").encode("utf-8", "surrogatepass"))

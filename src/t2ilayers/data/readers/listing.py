@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -222,16 +222,13 @@ def vocabulary_of(captions: Iterable[str], tokenizer: Rule | Tokenizer = "words"
     return Vocabulary([END, *sorted(words)], tokenizer=tokenizer)
 
 
-def unknown_words(words: Collection[str], vocabulary: Vocabulary, where: str) -> list[str]:
-    """The problem, if there is one, of words that a vocabulary lacks.
+def unknown_words(captions: Iterable[str], vocabulary: Vocabulary, where: str) -> list[str]:
+    """The problem, if there is one, of captions with words that a vocabulary lacks.
 
     Example:
-        >>> unknown_words(["a", "red"], Vocabulary(["<end>", "a"]), "'a.png'")
+        >>> unknown_words(["a red bird"], Vocabulary(["<end>", "a", "bird"]), "'a.png'")
         ["'a.png': words that the vocabulary lacks: 'red'"]
     """
-    lacking = sorted({word for word in words if word not in vocabulary})
-    return (
-        [f"{where}: words that the vocabulary lacks: {some([shown(word, 40) for word in lacking])}"]
-        if lacking
-        else []
-    )
+    lacking = {word for caption in captions for word in vocabulary.tokenize(caption) if word not in vocabulary}
+    named = some([shown(word, 40) for word in sorted(lacking)])
+    return [f"{where}: words that the vocabulary lacks: {named}"] if lacking else []

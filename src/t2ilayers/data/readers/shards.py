@@ -215,8 +215,7 @@ def list_shards(
             for word in indices[n].vocabulary():
                 if vocabulary.lost(word):
                     left_out.add(LETTERS, shown(word))
-            words = {part for word in indices[n].vocabulary() for part in vocabulary.tokenize(word)}
-            problems += unknown_words(words, vocabulary, str(shards[n][0]))
+            problems += unknown_words(indices[n].vocabulary(), vocabulary, str(shards[n][0]))
     ids = class_ids(np.concatenate([index.labels for index in indices]))
     parts = np.split(ids, np.cumsum([len(index.names) for index in indices])[:-1])
     return Listing(
