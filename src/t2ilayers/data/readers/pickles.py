@@ -83,22 +83,23 @@ class _Reader:
         self.copied = 0
 
     def read(self) -> Any:
-        data, stack = self.data, self.stack
+        data, stack, at = self.data, self.stack, 0
         while True:
-            code = data[self.at]
-            self.at += 1
-            if code == 0x4B:  # a byte as a number: most of a caption pickle
-                stack.append(data[self.at])
-                self.at += 1
-            elif code == 0x4D:
-                self.at += 2
-                stack.append(int.from_bytes(self.data[self.at - 2 : self.at], "little"))
+            code = data[at]
+            if code == 0x4D:  # a number of two bytes or one: nearly all of a caption pickle
+                stack.append(data[at + 1] | data[at + 2] << 8)
+                at += 3
+            elif code == 0x4B:
+                stack.append(data[at + 1])
+                at += 2
             elif code == 0x2E:  # the end
                 return stack.pop()
             elif (carry_out := _INSTRUCTIONS.get(code)) is not None:
+                self.at = at + 1
                 carry_out(self)
+                at = self.at
             else:
-                raise ValueError(_REFUSED.get(code, f"byte {self.at - 1} is no instruction"))
+                raise ValueError(_REFUSED.get(code, f"byte {at} is no instruction"))
 
     def push(self, value: Any) -> None:
         self.objects += 1
