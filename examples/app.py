@@ -58,7 +58,7 @@ FIELDS = {"caption", "seed", "truncation", "masks"}
 
 @dataclass
 class Arguments:
-    """Serve a page to play with a saved model: captions, seed and truncation, masks to paint."""
+    """Serve a page to play with a saved model: captions, seed, masks to paint."""
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Folder written by SSAGAN.save_pretrained."""

@@ -50,15 +50,23 @@ CANDIDATES = 100
 
 @dataclass
 class Arguments:
-    """Measure a saved model: what its pictures show, what its masks select, if they find their captions."""
+    """Measure what pictures and masks of a saved model show.
+
+    Attributes:
+        samples: Pictures to generate for each measure, in passes over the split with one caption per picture
+            and pass; by default one for each real picture, up to 1000. At least 1; published numbers are of about
+            30000.
+        classifier_steps: Training of the classifier that judges drawn shapes, in steps, at least 1; fewer are
+            quicker and judge worse.
+        judge: Folder of a model, or of encoders that pretrain_damsm.py wrote, which judge R-precision, to compare
+            models by one judge. By default the model's own, which it was trained against.
+    """
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Folder written by SSAGAN.save_pretrained."""
     data: str
     """"shapes", "cub:ROOT", "coco:ROOT", or a folder of captioned pictures."""
     samples: int | None = None
-    """Pictures to generate for each measure, in passes over the split with one caption a picture and pass; by
-    default one for each real picture, up to 1000. At least 1; published numbers are of about 30000."""
     seed: int = 0
     """Of the noise, the drawn scenes, the choice of captions, the candidates and the classifier; at least 0."""
     truncation: float | None = None
@@ -68,12 +76,8 @@ class Arguments:
     class_field: str = "class_id"
     """Field of a folder's rows that names a picture's class: candidate captions are of other classes."""
     classifier_steps: int = 800
-    """Training of the classifier that judges drawn shapes, in steps, at least 1; fewer are quicker and judge
-    worse."""
     inception: Annotated[InceptionArguments, tyro.conf.arg(name="")] = field(default_factory=InceptionArguments)
     judge: Path | None = None
-    """Model folder whose encoders judge R-precision, to compare models by one judge. By default the model's own,
-    which it was trained against."""
     clip: Path | None = None
     """Folder of a CLIP of transformers, to compute R-precision with as well."""
     out: Path | None = None
@@ -184,7 +188,9 @@ def generated_beside_real(
         if not callable(vocabulary.tokenizer):  # only a rule surely finds the same words again
             real["captions"] = [vocabulary.decode(row) for row in real["tokens"].tolist()]
         z = torch.stack([noise(model.config.z_dim, seed, index, arguments.truncation) for index in indices])
-        images, masks = model.generate(real["captions"], z=z)
+        # The words that the dataset gave of each caption, which may be longer.
+        captions = [dataset.vocabulary.decode(row) for row in real["tokens"].tolist()]
+        images, masks = model.generate(captions, z=z)
         yield SSAGeneratorOutput(images.cpu(), tuple(mask.cpu() for mask in masks)), real
 
 

@@ -30,7 +30,12 @@ LR_FLOOR = 2e-4  # of pre-training; published
 
 @dataclasses.dataclass
 class TrainConfig(RunConfig):
-    """The flags of train_ssagan.py."""
+    """The flags of train_ssagan.py.
+
+    Attributes:
+        augment: Crop and mirror training pictures at random, as published for CUB and COCO; drawn shapes stay as
+            they are. Mirroring contradicts "left" and "right".
+    """
 
     may_change: ClassVar = (
         *RunConfig.may_change, "experiment", "steps", "sample_every", "image_encoder_weights",
@@ -69,8 +74,6 @@ class TrainConfig(RunConfig):
     class_field: str = "class_id"
     """Field of a folder's rows that names a picture's class; pictures of one class are no negatives."""
     augment: bool = False
-    """Crop and mirror training pictures at random, as published for CUB and COCO; drawn shapes stay as they are.
-    Mirroring contradicts "left" and "right"."""
     sample_every: int = 500
     """Steps between sample sheets, at least 1."""
 
@@ -103,7 +106,18 @@ class TrainConfig(RunConfig):
 
 @dataclasses.dataclass
 class PretrainConfig(RunConfig):
-    """The flags of pretrain_damsm.py."""
+    """The flags of pretrain_damsm.py.
+
+    Attributes:
+        image_size: Side of the pictures in px: 32, 64 or 128 with the small encoder, at least 75 with Inception;
+            by default 64, or 299 with Inception.
+        inception_weights: ImageNet weights of Inception-v3: torchvision's file, with which the encoders were
+            published, or pytorch-fid's port of TensorFlow's, whose pooling they do not have.
+        epochs: Passes over the training pictures, at least 1. By default 600 on a GPU; on a CPU, where these take
+            days, it or --steps must be given.
+        batch_size: Pictures per step, over all processes, at least 1; the others of a batch are what a picture is
+            told apart from.
+    """
 
     may_change: ClassVar = (*RunConfig.may_change, "epochs", "steps", "lr", "measure_every", "inception_weights")
     least: ClassVar = {**RunConfig.least, "epochs": 1, "steps": 1, "measure_every": 1}
@@ -113,21 +127,13 @@ class PretrainConfig(RunConfig):
     image_encoder: Literal["conv", "inception"] = "conv"
     """A small encoder for 32 to 128 px, or Inception-v3 with learned projections, as published."""
     image_size: int | None = None
-    """Side of the pictures in px: 32, 64 or 128 with the small encoder, at least 75 with Inception; by default 64,
-    or 299 with Inception."""
     inception_weights: Path | None = None
-    """ImageNet weights of Inception-v3: torchvision's file, with which the encoders were published, or
-    pytorch-fid's port of TensorFlow's, whose pooling they do not have."""
     inception_sha256: str | None = None
     """SHA-256 of that file; the published ones need none."""
     epochs: int | None = None
-    """Passes over the training pictures, at least 1. By default 600 on a GPU; on a CPU, where these take days, it
-    or --steps must be given."""
     steps: int | None = None
     """Steps instead of epochs, at least 1."""
     batch_size: int = 48
-    """Pictures per step, over all processes, at least 1; the others of a batch are what a picture is told apart
-    from."""
     lr: float = 2e-3
     """Adam's rate at the start, at least 2e-4, below which it never falls; it does by 2 % per epoch."""
     precision: Literal["fp32", "bf16"] = dataclasses.field(default_factory=fastest_precision)
@@ -224,7 +230,12 @@ def read_train_config(arguments: Sequence[str], description: str | None) -> Trai
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--experiment", choices=[name for name in EXPERIMENTS if name], default=None)
     name = first.parse_known_args(arguments)[0].experiment
-    return tyro.cli(TrainConfig, args=arguments, description=description, default=EXPERIMENTS[name])
+    return tyro.cli(TrainConfig, args=arguments, description=as_written(description), default=EXPERIMENTS[name])
+
+
+def as_written(text: str | None) -> str:
+    """A description whose lines stay lines: tyro joins those that begin with a letter, and does not wrap them."""
+    return "\n".join(f" {line}" for line in (text or "").splitlines() if line)
 
 
 def run_script(name: str, script: Callable[[], object]) -> int:

@@ -24,19 +24,26 @@ from t2ilayers.training import say
 
 @dataclass
 class Arguments:
-    """Draw pictures from captions with a saved model: a PNG per picture, or sheets of all."""
+    """Draw pictures from captions with a saved model, one by one or on sheets.
+
+    Attributes:
+        truncation: Cut the noise to [-truncation, truncation], above 0, typically 0.5 to 2: smaller is more
+            typical and less varied.
+    """
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Folder written by SSAGAN.save_pretrained."""
-    captions: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CAPTION ...")]
+    captions: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="CAPTION ...", help_behavior_hint="(required)"),
+    ]
     """Sentences, each in quotes, of words that the model knows."""
     count: int = 1
     """Pictures per caption, at least 1, each of other noise."""
     seed: int = 0
     """Of the noise, at least 0 and below 2^63."""
     truncation: float | None = None
-    """Cut the noise to [-truncation, truncation], above 0, typically 0.5 to 2: smaller is more typical and less
-    varied."""
     out: Path = Path("samples")
     """Folder for the pictures."""
     grid: bool = False

@@ -5,29 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
+import tyro
 
 from t2ilayers.encoders.inception_weights import InceptionKind
 from t2ilayers.metrics import PROTOCOLS, GaussianStatistics, InceptionV3, PictureStatistics, frechet_distance
 
+NO_DEFAULT = tyro.conf.arg(help_behavior_hint="(default: none)")  # instead of "(default: )"
 ProtocolName = Literal["clean", "pytorch-fid", "df-legacy"]
 
 
 @dataclass
 class InceptionArguments:
-    protocol: list[ProtocolName] = field(default_factory=list)
+    """What FID and inception score are asked for.
+
+    Attributes:
+        inception_weights: Files: pytorch-fid's port for clean and pytorch-fid, torchvision's for df-legacy.
+            random:SEED is a dry run, whose numbers mean nothing.
+        reference: Statistics of real pictures, npz files with mu and sigma, one for each protocol; by default they
+            are computed from the pictures that the captions belong to.
+    """
+
+    protocol: Annotated[list[ProtocolName], NO_DEFAULT] = field(default_factory=list)
     """How FID and inception score are computed; by default in each way that the Inception weights allow."""
-    inception_weights: list[str] = field(default_factory=list)
-    """Files: pytorch-fid's port for clean and pytorch-fid, torchvision's for df-legacy. random:SEED is a dry run,
-    whose numbers mean nothing."""
-    inception_sha256: list[str] = field(default_factory=list)
+    inception_weights: Annotated[list[str], NO_DEFAULT] = field(default_factory=list)
+    inception_sha256: Annotated[list[str], NO_DEFAULT] = field(default_factory=list)
     """Their SHA-256, one for each file; published files need none."""
-    reference: list[Path] = field(default_factory=list)
-    """Statistics of real pictures, npz files with mu and sigma, one for each protocol; by default they are
-    computed from the pictures that the captions belong to."""
-    save_reference: list[Path] = field(default_factory=list)
+    reference: Annotated[list[Path], NO_DEFAULT] = field(default_factory=list)
+    save_reference: Annotated[list[Path], NO_DEFAULT] = field(default_factory=list)
     """Where to write these statistics, one file for each protocol."""
 
 

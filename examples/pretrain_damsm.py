@@ -1,14 +1,17 @@
-"""Pre-train the text and the image encoder with DAMSM, by the published recipe, measuring retrieval as it goes.
+"""Pre-train the text and the image encoder with DAMSM, by the published recipe.
 
-    python examples/pretrain_damsm.py --data path/to/folder --image-size 64 --epochs 40 --out runs/encoders
-    python examples/pretrain_damsm.py --data cub:data/birds --image-encoder inception --augment \\
-        --inception-weights inception_v3_google-0cc3c7bd.pth --out runs/bird-encoders
-    python examples/pretrain_damsm.py ... --resume         # continue from the newest checkpoint
+  python examples/pretrain_damsm.py --data my_pictures --epochs 40
+  python examples/pretrain_damsm.py --data cub:data/birds --augment \\
+    --image-encoder inception \\
+    --inception-weights inception_v3_google-0cc3c7bd.pth
+  python examples/pretrain_damsm.py ... --resume
 
---out receives checkpoints/, metrics.jsonl, TensorBoard's files, losses.png, run.json with the last measurement
-and, with every checkpoint, encoders/: a folder as EncoderPair.from_pretrained and train_ssagan.py --encoders read
-it, with vocabulary, text encoder and image encoder. Beside these lie text_encoder.pth and, of Inception,
-image_encoder.pth as they are published, for other projects.
+--out receives checkpoints/, metrics.jsonl, TensorBoard's files, losses.png,
+run.json with the last measurement of retrieval and, with every checkpoint,
+encoders/, which train_ssagan.py --encoders and EncoderPair.from_pretrained
+read: vocabulary, text encoder and image encoder. Beside these lie
+text_encoder.pth and, of Inception, image_encoder.pth as they are published,
+for other projects.
 """
 
 import openmp
@@ -21,7 +24,7 @@ import numpy as np
 import torch
 import tyro
 
-from flags import LR_FLOOR, PretrainConfig, run_script
+from flags import LR_FLOOR, PretrainConfig, as_written, run_script
 from t2ilayers._files import written_whole
 from t2ilayers.data import CaptionedDataset, collate, open_dataset
 from t2ilayers.encoders import ConvImageEncoder, EncoderPair, InceptionImageEncoder, LSTMTextEncoder, tokenize
@@ -151,7 +154,8 @@ def pretrain(config: PretrainConfig) -> None:
 
 
 def main() -> int:
-    return run_script("pretrain_damsm", lambda: pretrain(tyro.cli(PretrainConfig, description=__doc__)))
+    description = as_written(__doc__)
+    return run_script("pretrain_damsm", lambda: pretrain(tyro.cli(PretrainConfig, description=description)))
 
 
 if __name__ == "__main__":

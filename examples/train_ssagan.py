@@ -1,15 +1,17 @@
 """Train SSA-GAN on captioned pictures.
 
-    python examples/pretrain_damsm.py --data shapes --image-size 32 --steps 600 --out runs/encoders
-    python examples/train_ssagan.py --data shapes --image-size 32 --steps 1000 --encoders runs/encoders/encoders
-    python examples/train_ssagan.py --experiment cub --data cub:ROOT    # as published
-    python examples/train_ssagan.py ... --resume                        # continue from the newest checkpoint
-    torchrun --nproc-per-node 2 examples/train_ssagan.py ...
+  python examples/pretrain_damsm.py --steps 600 --out runs/pretraining
+  python examples/train_ssagan.py --steps 1000 --out runs/shapes \\
+    --encoders runs/pretraining/encoders
+  python examples/train_ssagan.py --experiment cub --data cub:ROOT
+  python examples/train_ssagan.py ... --resume
+  torchrun --nproc-per-node 2 examples/train_ssagan.py ...
 
-Several processes share each batch and reach the weights of one, up to rounding; another number of them may
-resume a run. --out is on a disk that all of them see and receives checkpoints/, samples/ (fixed captions, and
-the masks), losses.png, metrics.jsonl, TensorBoard's files and, at the end, model/, which generate.py and
-evaluate.py read.
+--out receives checkpoints/, samples/ (fixed captions, and the masks),
+losses.png, metrics.jsonl, TensorBoard's files and, at the end, model/, which
+generate.py and evaluate.py read. Several processes share each batch and reach
+the weights of one, up to rounding; they all see --out, and another number of
+them may resume the run.
 """
 
 import openmp

@@ -80,6 +80,16 @@ def test_help_says_defaults(run, script, capsys):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_plain_text_of_80_columns(run, script, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        run(script, "--help")
+    text = capsys.readouterr().out
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    assert not re.search(r"``|:\w+:`|\(default: \)|\( \)", text)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_help_says_the_range_of_every_number(run, script, capsys):
     helps = options(run, script, capsys)
     numbers = {flag: text for flag, text in helps.items() if re.match(r"\S+ (\{None\}\|)?(INT|FLOAT)", text)}

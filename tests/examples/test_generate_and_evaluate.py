@@ -70,6 +70,20 @@ def test_generate_a_picture_a_caption(model, tmp_path):
         assert np.abs(pixels - (image.permute(1, 2, 0).numpy() + 1) * 127.5).max() <= 1
 
 
+def test_generate_several_pictures_per_caption_and_keeps_what_is_there(model, tmp_path):
+    flags = ("a red star", "a ring", "--count", 3, "--out", tmp_path / "out")
+    result = run("generate", model, *flags)
+    assert result.returncode == 0, result.stderr
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == [f"{i:02d}-{'a-red-star' if i < 3 else 'a-ring'}.png" for i in range(6)]
+    pictures = {(tmp_path / "out" / name).read_bytes() for name in names}
+    assert len(pictures) == 6
+    refused(run("generate", model, *flags, "--seed", 1), "already has 00-a-red-star.png", "--overwrite")
+    assert {path.read_bytes() for path in (tmp_path / "out").iterdir()} == pictures
+    assert run("generate", model, *flags, "--seed", 1, "--overwrite").returncode == 0
+    assert not {path.read_bytes() for path in (tmp_path / "out").iterdir()} & pictures
+
+
 def test_generate_sheets(model, tmp_path):
     result = run("generate", model, "a red star", "a ring", "--grid", "--masks", "--out", tmp_path)
     assert result.returncode == 0, result.stderr
@@ -83,6 +97,7 @@ def test_generate_refuses_in_one_line(model, tmp_path):
     refused(run("generate", tmp_path / "none", "a star"), "none holds no config.json")
     refused(run("generate", model, "a red stra"), "'stra' (near: 'star')")
     refused(run("generate", model), "captions must be at least one sentence")
+    refused(run("generate", model, "a star", "--count", 0), "--count must be at least 1, got 0")
     damaged = shutil.copytree(model, tmp_path / "damaged")
     weights = damaged / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -298,6 +313,10 @@ def test_a_sample_depends_on_its_index_alone(model, evaluate_script, monkeypatch
 def test_evaluate_refuses_in_one_line(model, tmp_path):
     refused(run("evaluate", tmp_path / "none", "--data", "shapes"), "none holds no config.json")
     refused(run("evaluate", model, "--data", tmp_path / "nowhere"), "nowhere")
+    refused(run("evaluate", model, "--data", "shapes", "--out", tmp_path), "--out must be a file, got the folder")
+    (tmp_path / "file").touch()
+    refused(run("evaluate", model, "--data", "shapes", "--out", tmp_path / "file" / "r.json"), "file")
+    refused(run("evaluate", model, "--data", "shapes", "--out", "/proc/r.json"), "/proc")
     refused(run("evaluate", model, "--data", "shapes", "--samples", 0), "--samples must be at least 1, got 0")
     (tmp_path / "empty").mkdir()
     refused(run("evaluate", model, "--data", tmp_path / "empty"), "empty")

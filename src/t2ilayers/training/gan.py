@@ -40,19 +40,19 @@ class MatchingAwareConfig:
     Attributes:
         lr_generator: Adam's rate, above 0; betas are (0, 0.9) everywhere.
         lr_discriminator: the same for the discriminator, above 0.
-        mismatched: which caption a real picture is shown with and does not fit. ``"class-aware"``: see
-            :func:`~t2ilayers.losses.mismatched_pairs`. Published code asks for no class: ``"shifted"`` is the next
-            picture's caption, for all but the last picture (SSA-GAN, RAT-GAN, DF-GAN of 2020), ``"rolled"`` the
+        mismatched: which caption a real picture is shown with and does not fit. "class-aware": see
+            mismatched_pairs. Published code asks for no class: "shifted" is the next
+            picture's caption, for all but the last picture (SSA-GAN, RAT-GAN, DF-GAN of 2020), "rolled" the
             caption of the picture before, for all (DF-GAN of 2022).
-        penalty: ``"joint"`` adds MA-GP to the discriminator's loss; ``"two-step"`` takes it as a second
+        penalty: "joint" adds MA-GP to the discriminator's loss; "two-step" takes it as a second
             optimizer step on the updated weights, as the published code does.
         penalty_every: take MA-GP every so many iterations, at least 1, with so many times its weight (lazy
             regularization, StyleGAN2, arXiv 1912.04958).
         penalty_weight: of MA-GP, at least 0.
         penalty_power: of MA-GP, at least 2.
         ema: decay of the averaged generator, from 0 to below 1.
-        precision: ``"fp32"``, or ``"bf16"``, which runs generator, discriminator and encoders under autocast.
-            Parameters, MA-GP and losses stay in float32. ``train_ssagan.py`` takes bf16 where the machine has
+        precision: "fp32", or "bf16", which runs generator, discriminator and encoders under autocast.
+            Parameters, MA-GP and losses stay in float32. train_ssagan.py takes bf16 where the machine has
             units for it.
 
     Raises:

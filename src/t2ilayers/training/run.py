@@ -42,14 +42,15 @@ class RunConfig:
     the checkpoint lacks, since it came with a later version, counts as its default.
 
     Attributes:
-        data: what the run is trained on, a word for :func:`~t2ilayers.data.open_dataset`.
-        out: folder that everything is written to.
-        batch_size: pictures per step, over all processes, at least 1.
-        seed: of weights, data order, captions, noise and dropout, at least 0.
-        workers: processes that load data, at least 0; 0 loads in the training process.
-        log_every: steps between log lines, at least 1.
-        save_every: steps between checkpoints, at least 1.
-        resume: continue from the newest whole checkpoint in ``out``.
+        data: Drawn shapes ("shapes"), published data ("cub:ROOT", "coco:ROOT"), tar files ("shards:PATTERN") or a
+            folder of captioned pictures. Anything but shapes is checked by python -m t2ilayers.data.validate.
+        out: Folder that everything is written to.
+        batch_size: Pictures per step, over all processes, at least 1.
+        seed: Of weights, data order, captions, noise and dropout, at least 0.
+        workers: Processes that load data, at least 0; 0 loads in the training process.
+        log_every: Steps between log lines, at least 1.
+        save_every: Steps between checkpoints, at least 1.
+        resume: Continue from the newest whole checkpoint in --out, with the flags of the run that was interrupted.
 
     Raises:
         ValueError: from :meth:`check`, a number outside its range.

@@ -21,8 +21,8 @@ class StepConfig(MatchingAwareConfig):
     """How an iteration of :class:`SSAGANStep` is taken: a :class:`MatchingAwareConfig` and what the encoders need.
 
     Attributes:
-        text_encoder: ``"joint"`` trains both encoders with DAMSM on the real pictures of every iteration, the
-            paper's second idea; ``"frozen"`` leaves them as they are.
+        text_encoder: "joint" trains both encoders with DAMSM on the real pictures of every iteration, the
+            paper's second idea; "frozen" leaves them as they are.
         lr_encoders: Adam's rate for the encoders, where they are trained; above 0.
         damsm_weight: weight of DAMSM in the generator's loss, at least 0; published 0.1 joint, 0.05 frozen.
 
