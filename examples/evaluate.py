@@ -188,9 +188,7 @@ def generated_beside_real(
         if not callable(vocabulary.tokenizer):  # only a rule surely finds the same words again
             real["captions"] = [vocabulary.decode(row) for row in real["tokens"].tolist()]
         z = torch.stack([noise(model.config.z_dim, seed, index, arguments.truncation) for index in indices])
-        # The words that the dataset gave of each caption, which may be longer.
-        captions = [dataset.vocabulary.decode(row) for row in real["tokens"].tolist()]
-        images, masks = model.generate(captions, z=z)
+        images, masks = model.generate(real["captions"], z=z)
         yield SSAGeneratorOutput(images.cpu(), tuple(mask.cpu() for mask in masks)), real
 
 

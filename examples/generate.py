@@ -63,21 +63,23 @@ def draw(arguments: Arguments) -> None:
         raise ValueError(f"--count must be at least 1, got {arguments.count}")
     count = arguments.count
     captions = [caption for caption in arguments.captions for _ in range(count)]
-    model = SSAGAN.from_pretrained(arguments.model, discriminator=False, image_encoder=False)
-    images, masks = model.generate(captions, seed=arguments.seed, truncation=arguments.truncation)
-    pictures = {}
-    if arguments.grid:
-        pictures["sheet.png"] = sample_sheet(images, captions, columns=count if count > 1 else None)
-    if arguments.masks:
-        pictures["masks.png"] = mask_sheet(images, masks, captions)
-    if not pictures:
-        for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
-            slug = re.sub(r"\W+", "-", caption.lower()).strip("-")[:60]
-            pictures[f"{number:02d}-{slug}.png"] = to_picture(image)
-    there = [name for name in pictures if (arguments.out / name).exists()]
+    sheets = {"sheet.png": arguments.grid, "masks.png": arguments.masks}
+    names = [name for name, wanted in sheets.items() if wanted]
+    if not names:
+        slugs = (re.sub(r"\W+", "-", caption.lower()).strip("-")[:60] for caption in captions)
+        names = [f"{number:02d}-{slug}.png" for number, slug in enumerate(slugs)]
+    there = [name for name in names if (arguments.out / name).exists()]
     if there and not arguments.overwrite:
         raise ValueError(f"{arguments.out} already has {some(there)}; use another --out, or --overwrite")
-    for name, picture in pictures.items():
+    model = SSAGAN.from_pretrained(arguments.model, discriminator=False, image_encoder=False)
+    images, masks = model.generate(captions, seed=arguments.seed, truncation=arguments.truncation)
+    if not any(sheets.values()):
+        pictures = [to_picture(image) for image in images]
+    else:
+        grid = sample_sheet(images, captions, columns=count if count > 1 else None) if arguments.grid else None
+        masked = mask_sheet(images, masks, captions) if arguments.masks else None
+        pictures = [sheet for sheet in (grid, masked) if sheet is not None]
+    for name, picture in zip(names, pictures, strict=True):
         save_image(picture, arguments.out / name)
         say(str(arguments.out / name))
 
