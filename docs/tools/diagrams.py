@@ -150,6 +150,32 @@ DIAGRAMS = {
         },
         "x a y",
     ),
+    "spade": diagram(
+        "SPADE2d: scale and shift as maps of a label map",
+        {
+            "x": Box(0, 0, "x\nN, C, H, W", True),
+            "s": Box(1, 0, "labels\nN, L, h, w", True),
+            "h": Box(1, 1, "nearest to H, W\nconv 3×3, ReLU"),
+            "n": Box(0, 2, "normalize"),
+            "g": Box(1, 2, "conv 3×3: γ\nconv 3×3: β"),
+            "a": Box(0, 3, "act( (1+γ) x̂ + β )", False, 2),
+            "y": Box(0, 4, "y\nN, C, H, W", True),
+        },
+        "x n a y, s h g a",
+    ),
+    "df_affine_block": diagram(
+        "DFAffineBlock: two affines of the condition in one op",
+        {
+            "x": Box(0, 0, "x\nN, C, H, W", True),
+            "e": Box(1, 0, "cond e\nN, D", True),
+            "a": Box(0, 1, "act( γ₁ x + β₁ )"),
+            "g": Box(1, 1, "MLPs: γ₁, β₁"),
+            "b": Box(0, 2, "act( γ₂ x + β₂ )"),
+            "h": Box(1, 2, "MLPs: γ₂, β₂"),
+            "y": Box(0, 3, "y\nN, C, H, W", True),
+        },
+        "x a b y, e g, g a, h b, g h",
+    ),
     "generator": diagram(
         "SSAGenerator: noise and sentence to picture and masks",
         {

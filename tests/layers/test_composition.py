@@ -262,6 +262,16 @@ def test_activated_batch_norm_is_torch_s_batch_norm_and_activation(options, acti
         assert_equal(module.norm.get_buffer(key), buffer)
 
 
+@pytest.mark.parametrize("weight", [0.1, 0.01, 1e-5])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_small_weights_of_a_batch_norm_keep_their_digits(weight, dtype):
+    module = ActivatedBatchNorm(4, "none").to(dtype).eval()
+    nn.init.constant_(module.norm.weight, weight)
+    x = torch.randn(3, 4, 5, 2).to(dtype)
+    exact = x.double() * module.norm.weight.double()[:, None, None] / (1 + 1e-5) ** 0.5
+    torch.testing.assert_close(module(x).double(), exact, rtol=2 * torch.finfo(dtype).eps, atol=1e-7)
+
+
 def test_fusing_a_convolution_with_a_batch_norm_takes_the_norm_itself():
     conv, module = nn.Conv2d(3, 4, 3).eval(), ActivatedBatchNorm(4, "relu").eval()
     with pytest.raises(AttributeError, match="eps"):

@@ -73,13 +73,14 @@ class FusedSequential(SharesStatistics, nn.Sequential):
         if x.dim() != 4 or x.shape[1] != norm.num_features:
             raise ValueError(f"x must be (N, C, H, W) with C = {norm.num_features}, got {tuple(x.shape)}")
         statistics = batch_statistics(norm)
-        zeros = x.new_zeros(x.shape[1])
-        gamma, beta = (norm.weight - 1, norm.bias) if norm.affine else (zeros, zeros)
+        c = x.shape[1]
+        gamma, beta = (norm.weight, norm.bias) if norm.affine else (x.new_ones(c), x.new_zeros(c))
         return masked_affine_norm(
             x,
             gamma,
             beta,
             **statistics,
+            scale="absolute",
             activation=activation,
             negative_slope=slope,
             process_group=self.process_group if statistics["training"] else None,
