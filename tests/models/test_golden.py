@@ -82,7 +82,7 @@ def test_generator_in_evaluation_mode():
 # run is held to the sides that the run behind the figures took. Those are the exact ones (float64) but for three,
 # found by turning over each value near zero and solving for the figures: (call of the op, (n, c, h, w) in y).
 OTHER_SIDE = [(16, (0, 23, 92, 45)), (17, (2, 5, 6, 87)), (20, (3, 4, 207, 12))]
-NEAR, CLEAR = 1e-5, 1.5e-5  # what float32 might turn over, and where it does not
+NEAR, CLEAR = 1e-5, 1.2e-5  # what float32 might turn over, and where it does not
 
 
 class Sides:

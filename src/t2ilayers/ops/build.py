@@ -36,7 +36,7 @@ _SUFFIX = {"cpu": ".cpp", "cuda": ".cu"}  # every other file of the tree counts 
 _DEFINES = ("-DTORCH_TARGET_VERSION=0x020b000000000000",)  # torch 2.11 and later
 # Kernels on both sides say themselves where a multiplication and an addition are one operation.
 _FLAGS = {
-    "cpu": ("-O3", "-std=c++17", *_DEFINES, "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
+    "cpu": ("-O2", "-std=c++17", *_DEFINES, "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
     "cuda": (
         *("-O3", "-std=c++17", *_DEFINES, "-DUSE_CUDA", "--threads=0", "-fmad=false"),
         "-Xcompiler=-fPIC,-fvisibility=hidden,-ffp-contract=off",

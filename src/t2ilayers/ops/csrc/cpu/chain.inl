@@ -6,6 +6,7 @@ struct Links {
   Vec<T> gamma[P], beta[P];
 
   T2ILAYERS_INLINE Vec<T> forward(Vec<T> x, const Activated<T>& activated) const {
+    T2ILAYERS_UNROLL
     for (int i = 0; i < P; ++i) x = activated(fma<T>(gamma[i], x, beta[i]));
     return x;
   }
@@ -13,10 +14,12 @@ struct Links {
   // dx. Adds to the sums of each pair's dgamma and dbeta.
   T2ILAYERS_INLINE Vec<T> backward(Vec<T> x, Vec<T> dy, Vec<T> (&sums)[P][2], const Activated<T>& activated) const {
     Vec<T> in[P], z[P];
+    T2ILAYERS_UNROLL
     for (int i = 0; i < P; ++i) {
       in[i] = i ? activated(z[i - 1]) : x;
       z[i] = fma<T>(gamma[i], in[i], beta[i]);
     }
+    T2ILAYERS_UNROLL
     for (int i = P - 1; i >= 0; --i) {
       const Vec<T> dz = activated.through(z[i], dy);
       sums[i][0] = fma<T>(dz, in[i], sums[i][0]);
@@ -40,6 +43,7 @@ void with_pairs(int64_t pairs, const Visit& visit) {
 template <class T, int P, class Call>
 T2ILAYERS_INLINE Links<T, P> row_links(const Problem& p, const Call& a, int64_t row) {
   Links<T, P> out;
+  T2ILAYERS_UNROLL
   for (int i = 0; i < P; ++i) {
     out.gamma[i] = splat<T>(T(read(a.gamma, p.gamma_dtype, i * p.n * p.c + row)));
     out.beta[i] = splat<T>(T(read(a.beta, p.beta_dtype, i * p.n * p.c + row)));
@@ -87,6 +91,7 @@ __attribute__((noinline)) void chain_backward_row(const Problem& p, const ChainB
   for (int64_t line = 0; line < lines; ++line)
     for (int64_t begin = 0; begin < width; begin += kChunk) {
       Vec<T> sums[P][2];
+      T2ILAYERS_UNROLL
       for (auto& pair : sums) pair[0] = pair[1] = Vec<T>{};
       for_vectors<T>(smaller(kChunk, width - begin), [&](int64_t j, int64_t some) T2ILAYERS_LAMBDA {
         const int64_t i = begin + j, at = line * width + i;
@@ -105,11 +110,14 @@ __attribute__((noinline)) void chain_backward_row(const Problem& p, const ChainB
         const Vec<T> result = links.backward(load_as<T>(x + at, some), gradient, sums, activated);
         if (dx) put_as<T>(dx + at, result, some, stream);
       });
+      T2ILAYERS_UNROLL
       for (int i = 0; i < P; ++i)
+        T2ILAYERS_UNROLL
         for (int q = 0; q < 2; ++q) totals[i][q] += sum<T>(sums[i][q]);
     }
   fence(stream);
   if (!a.dgamma) return;
+  T2ILAYERS_UNROLL
   for (int i = 0; i < P; ++i) {
     write(totals[i][0], a.dgamma, p.gamma_dtype, i * p.n * p.c + row);
     write(totals[i][1], a.dbeta, p.beta_dtype, i * p.n * p.c + row);
@@ -139,6 +147,7 @@ void planes_chain_backward(const Problem& p, const ChainBackward& a, Parallel ru
 template <class T, int P, class Call>
 T2ILAYERS_INLINE Links<T, P> channel_links(const Problem& p, const Call& a, int64_t n, int64_t c, int64_t some) {
   Links<T, P> out;
+  T2ILAYERS_UNROLL
   for (int i = 0; i < P; ++i) {
     out.gamma[i] = load_any<T>(a.gamma, p.gamma_dtype, (i * p.n + n) * p.c + c, some);
     out.beta[i] = load_any<T>(a.beta, p.beta_dtype, (i * p.n + n) * p.c + c, some);
@@ -177,6 +186,7 @@ __attribute__((noinline)) void chain_backward_item(const Pixels& pixels, const C
   for_vectors<T>(p.c, [&](int64_t c, int64_t some) T2ILAYERS_LAMBDA {
     const Links<T, P> links = channel_links<T, P>(p, a, n, c, some);
     Vec<T> sums[P][2];
+    T2ILAYERS_UNROLL
     for (auto& pair : sums) pair[0] = pair[1] = Vec<T>{};
     for (int64_t i = 0; i < count; ++i) {
       Vec<T> gradient{};
@@ -186,7 +196,9 @@ __attribute__((noinline)) void chain_backward_item(const Pixels& pixels, const C
       const Vec<T> result = links.backward(load_as<T>(x + i * p.c + c, some), gradient, sums, activated);
       if (dx) put_as<T>(dx + i * p.c + c, result, some, stream);
     }
+    T2ILAYERS_UNROLL
     for (int i = 0; i < P; ++i)
+      T2ILAYERS_UNROLL
       for (int q = 0; q < 2; ++q) store(partial + ((item * P + i) * 2 + q) * p.c + c, sums[i][q], some);
   });
   fence(stream);
@@ -223,6 +235,7 @@ void pixels_chain_backward(const Problem& p, const ChainBackward& a, void* scrat
           const int64_t n = task / P, i = task % P;
           double totals[2] = {};
           for (int64_t item = n * pixels.runs; item < (n + 1) * pixels.runs; ++item)
+            T2ILAYERS_UNROLL
             for (int q = 0; q < 2; ++q) totals[q] += partial[((item * P + i) * 2 + q) * p.c + c];
           write(totals[0], a.dgamma, p.gamma_dtype, (i * p.n + n) * p.c + c);
           write(totals[1], a.dbeta, p.beta_dtype, (i * p.n + n) * p.c + c);

@@ -18,18 +18,19 @@ struct Scale {
   static Scale none() { return {0, 0, 1}; }
 };
 
-// What a row (one sample's channel) brings to the formulas. With `keep` 0 or, absolute, 1, a = 1 - keep m + gamma m.
+// What a row (one sample's channel) brings to the formulas. `tilt` is what xhat is multiplied by in dz / dm: gamma or,
+// absolute, gamma - 1.
 template <class T>
 struct Row {
-  T high, offset, rstd, gamma, beta, keep;
+  T high, offset, rstd, gamma, beta, tilt;
 };
 
 // The same of as many channels as a vector has lanes.
 template <class T>
 struct Rows {
-  Vec<T> high, offset, rstd, gamma, beta, keep;
+  Vec<T> high, offset, rstd, gamma, beta, tilt;
   T2ILAYERS_INLINE static Rows of(const Row<T>& r) {
-    return {splat<T>(r.high), splat<T>(r.offset), splat<T>(r.rstd), splat<T>(r.gamma), splat<T>(r.beta), splat<T>(r.keep)};
+    return {splat<T>(r.high), splat<T>(r.offset), splat<T>(r.rstd), splat<T>(r.gamma), splat<T>(r.beta), splat<T>(r.tilt)};
   }
 };
 
@@ -43,23 +44,29 @@ struct Point {
   Vec<T> xhat, a, z;  // z = a xhat + beta m
 };
 
+// What of a is there without gamma: 1 or, absolute (which is 0 or 1 here), 1 - m. All channels have it.
 template <class T>
-T2ILAYERS_INLINE Point<T> point(Vec<T> xhat, Vec<T> m, const Rows<T>& r) {
-  const Vec<T> a = fma<T>(r.gamma, m, fma<T>(-r.keep, m, splat<T>(1)));
+T2ILAYERS_INLINE Vec<T> base(Vec<T> m, T absolute) {
+  return fma<T>(splat<T>(-absolute), m, splat<T>(1));
+}
+
+template <class T>
+T2ILAYERS_INLINE Point<T> point(Vec<T> xhat, Vec<T> m, Vec<T> base, const Rows<T>& r) {
+  const Vec<T> a = fma<T>(r.gamma, m, base);
   return {xhat, a, fma<T>(a, xhat, r.beta * m)};
 }
 
-// With parameters of its own, and no mask.
+// With parameters of the pixel's own, and no mask.
 template <class T>
-T2ILAYERS_INLINE Point<T> point(Vec<T> xhat, Vec<T> gamma, Vec<T> beta, const Rows<T>& r) {
-  const Vec<T> a = gamma + (splat<T>(1) - r.keep);
+T2ILAYERS_INLINE Point<T> point(Vec<T> xhat, Vec<T> gamma, Vec<T> beta, T absolute) {
+  const Vec<T> a = gamma + splat<T>(1 - absolute);
   return {xhat, a, fma<T>(a, xhat, beta)};
 }
 
 // dz / dm
 template <class T>
 T2ILAYERS_INLINE Vec<T> shift(Vec<T> xhat, const Rows<T>& r) {
-  return fma<T>(-r.keep, xhat, fma<T>(r.gamma, xhat, r.beta));
+  return fma<T>(r.tilt, xhat, r.beta);
 }
 
 // To a unit or two in the last place; inf where it overflows.
@@ -81,6 +88,7 @@ T2ILAYERS_INLINE Vec<T> exponential(Vec<T> v) {
                                 1.0 / 6,          0.5,             1,              1};
   constexpr int first = single ? 6 : 0;
   Vec<T> sum = splat<T>(T(inverse[first]));
+  T2ILAYERS_UNROLL
   for (int i = first + 1; i < 14; ++i) sum = fma<T>(sum, r, splat<T>(T(inverse[i])));
   // Times 2^n in two steps, because 2^n itself may be too large or too small.
   constexpr int mantissa = single ? 23 : 52, bias = single ? 127 : 1023;
@@ -96,17 +104,19 @@ struct Activated {
   explicit Activated(const Problem& p) : kind(p.activation), slope(splat<T>(T(p.slope))) {}
 
   T2ILAYERS_INLINE Vec<T> operator()(Vec<T> z) const {
+    if (__builtin_expect(kind == Activation::silu, 0)) return z / (splat<T>(1) + exponential<T>(-z));
     if (kind == Activation::relu) return z <= 0 ? Vec<T>{} : z;
-    if (kind == Activation::leaky) return z > 0 ? z : z * slope;
-    return z / (splat<T>(1) + exponential<T>(-z));
+    return z > 0 ? z : z * slope;
   }
 
   // dy act'(z)
   T2ILAYERS_INLINE Vec<T> through(Vec<T> z, Vec<T> dy) const {
+    if (__builtin_expect(kind == Activation::silu, 0)) {
+      const Vec<T> one = splat<T>(1), s = one / (one + exponential<T>(-z));
+      return dy * s * fma<T>(z, one - s, one);
+    }
     if (kind == Activation::relu) return z <= 0 ? Vec<T>{} : dy;
-    if (kind == Activation::leaky) return z > 0 ? dy : dy * slope;
-    const Vec<T> one = splat<T>(1), s = one / (one + exponential<T>(-z));
-    return dy * s * fma<T>(z, one - s, one);
+    return z > 0 ? dy : dy * slope;
   }
 };
 
@@ -122,17 +132,18 @@ inline void update_running(const Problem& p, const Running& running, int64_t k, 
   move(running.var, var * (count / (count > 1 ? count - 1 : 1)));
 }
 
+// What makes k of sums: those of this call are divided by the count, those from outside were.
+inline double share_of(const Problem& p, const Backward& b) { return b.reduce ? 1.0 / double(p.count()) : 1; }
+
 // What the second pass of backward takes off: dx = (dz a) rstd - k1 - k2 xhat, of k times rstd.
 template <class T>
 struct Correction {
   T k1, k2;
-  Correction(const Problem& p, const Backward& b, int64_t n, int64_t c, double rstd) : k1(0), k2(0) {
+  Correction(const Problem& p, const Backward& b, double share, int64_t n, int64_t c, double rstd) : k1(0), k2(0) {
     if (b.constant) return;
     const int64_t k = statistic(p, n, c);
-    // Sums of this call are divided by the count; those from outside were.
-    const double scale = (b.reduce ? 1.0 / double(p.count()) : 1) * rstd;
-    k1 = T(b.sums[k] * scale);
-    k2 = T(b.sums[p.statistics() + k] * scale);
+    k1 = T(b.sums[k] * share * rstd);
+    k2 = T(b.sums[p.statistics() + k] * share * rstd);
   }
 };
 

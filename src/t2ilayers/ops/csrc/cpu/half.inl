@@ -111,7 +111,7 @@ T2ILAYERS_INLINE void put_as(S* to, Vec<T> v, int64_t count, bool stream) {
 }
 
 // A value of a tensor, whatever its dtype, for what is not worth a vector.
-T2ILAYERS_INLINE double read(const void* from, DType type, int64_t i) {
+inline double read(const void* from, DType type, int64_t i) {
   switch (type) {
     case DType::f64: return static_cast<const double*>(from)[i];
     case DType::f16: return widen(Vec16{} + static_cast<const Half*>(from)[i].bits, Half{})[0];
@@ -119,7 +119,7 @@ T2ILAYERS_INLINE double read(const void* from, DType type, int64_t i) {
     default: return static_cast<const float*>(from)[i];
   }
 }
-T2ILAYERS_INLINE void write(double value, void* to, DType type, int64_t i) {
+inline void write(double value, void* to, DType type, int64_t i) {
   switch (type) {
     case DType::f64: static_cast<double*>(to)[i] = value; return;
     case DType::f16: static_cast<Half*>(to)[i].bits = narrow(Vec<float>{} + float(value), Half{})[0]; return;
@@ -130,6 +130,12 @@ T2ILAYERS_INLINE void write(double value, void* to, DType type, int64_t i) {
 
 template <class T>
 constexpr DType kType = sizeof(T) == 4 ? DType::f32 : DType::f64;
+
+// The same as T, quickly where it is one: each row reads its own.
+template <class T>
+T2ILAYERS_INLINE T value(const void* from, DType type, int64_t i) {
+  return type == kType<T> ? static_cast<const T*>(from)[i] : T(read(from, type, i));
+}
 
 // A vector of a tensor, whatever its dtype.
 template <class T>

@@ -37,8 +37,8 @@ namespace {
 #include "pixels.inl"
 #include "chain.inl"
 
-// The widest vectors gain nothing for float64, which is for checks: those that come with them serve it.
-constexpr bool kDoubles = T2ILAYERS_VECTOR_BYTES < 64;
+// float64 is for checks, which do not need wide vectors: one set of kernels for it is less to compile.
+constexpr bool kDoubles = T2ILAYERS_VECTOR_BYTES == 16;
 
 // visit<S, T>: the types of a feature map and of its arithmetic.
 template <class Visit>
@@ -121,7 +121,7 @@ void chain_backward(const Problem& p, const ChainBackward& a, void* scratch, Par
 }  // namespace
 
 extern const CpuKernels T2ILAYERS_ISA;
-const CpuKernels T2ILAYERS_ISA{T2ILAYERS_STRING(T2ILAYERS_ISA), kDoubles, scratch_bytes, statistics, forward, backward, chain, chain_backward};
+const CpuKernels T2ILAYERS_ISA{T2ILAYERS_STRING(T2ILAYERS_ISA), scratch_bytes, statistics, forward, backward, chain, chain_backward};
 
 }  // namespace t2ilayers
 

@@ -9,7 +9,6 @@ using Parallel = void (*)(int64_t tasks, void (*task)(int64_t, int64_t, void*), 
 
 struct CpuKernels {
   const char* name;
-  bool doubles;  // whether they take feature maps of float64
   int64_t (*scratch_bytes)(const Problem&, Pass);
   void (*statistics)(const Problem&, const void* x, double* mean, double* var, void* scratch, Parallel,
                      int64_t threads);
@@ -19,6 +18,6 @@ struct CpuKernels {
   void (*chain_backward)(const Problem&, const ChainBackward&, void* scratch, Parallel);
 };
 
-extern const CpuKernels baseline, avx2, avx512;
+extern const CpuKernels baseline, avx2, avx512;  // baseline alone takes float64
 
 }  // namespace t2ilayers

@@ -18,12 +18,7 @@ const CpuKernels& kernels() {
 #endif
 }
 
-const CpuKernels& kernels(const Problem& p) {
-#if defined(__x86_64__)
-  if (p.dtype == DType::f64 && !kernels().doubles) return avx2;
-#endif
-  return kernels();
-}
+const CpuKernels& kernels(const Problem& p) { return p.dtype == DType::f64 ? baseline : kernels(); }
 
 struct Cpu {
   static void run(int64_t tasks, void (*task)(int64_t, int64_t, void*), void* context) {

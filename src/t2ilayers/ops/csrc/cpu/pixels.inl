@@ -24,15 +24,9 @@ struct Pixels {
   // body(copy's pixel in y) for each copy of a pixel of x.
   template <class Body>
   T2ILAYERS_INLINE void for_copies(int64_t pixel, Body body) const {
-    if (p.up == 1) {
-      body(pixel);
-      return;
-    }
-    const int64_t corner = pixel / p.w * 4 * p.w + pixel % p.w * 2;
-    body(corner);
-    body(corner + 1);
-    body(corner + 2 * p.w);
-    body(corner + 2 * p.w + 1);
+    const int64_t corner = p.up == 1 ? pixel : pixel / p.w * 4 * p.w + pixel % p.w * 2;
+    for (int64_t line = 0; line < p.up; ++line)
+      for (int64_t copy = corner + line * 2 * p.w; copy < corner + line * 2 * p.w + p.up; ++copy) body(copy);
   }
 };
 
@@ -69,6 +63,7 @@ struct Table {
   template <int G>
   T2ILAYERS_INLINE Group<T, G> group(const void* gamma, const void* beta, int64_t n, int64_t c) const {
     Group<T, G> out;
+    T2ILAYERS_UNROLL
     for (int g = 0; g < G; ++g) {
       const int64_t from = c + g * kLanes<T>, count = smaller(kLanes<T>, p.c - from);
       out.counts[g] = count;
@@ -78,23 +73,36 @@ struct Table {
       r.rstd = load(at(2, n, from), count);
       r.gamma = p.maps ? Vec<T>{} : load_any<T>(gamma, p.gamma_dtype, n * p.c + from, count);
       r.beta = p.maps ? Vec<T>{} : load_any<T>(beta, p.beta_dtype, n * p.c + from, count);
-      r.keep = splat<T>(T(p.absolute));
+      r.tilt = r.gamma - splat<T>(T(p.absolute));
     }
     return out;
   }
 };
 
-// The masks of an item's pixels of y, in the order of for_copies.
+// A thread's memory for the pixels of y that belong to an item, in the order of for_copies.
 template <class T>
-T2ILAYERS_INLINE void fetch_masks(const Pixels& pixels, const void* mask, int64_t item, T* to) {
-  const Problem& p = pixels.p;
-  const int64_t first = pixels.first(item), count = pixels.count(item), sample = pixels.sample(item) * p.out_pixels();
-  int64_t at = 0;
-  for (int64_t i = 0; i < count; ++i)
-    pixels.for_copies(first + i, [&](int64_t copy) T2ILAYERS_LAMBDA {
-      to[at++] = mask ? T(read(mask, p.mask_dtype, sample + copy)) : T(1);
-    });
-}
+struct Copies {
+  const Pixels& pixels;
+  const int64_t doubling;  // 1 << doubling copies of a pixel of x
+  Buffer<int64_t> pixel;  // of y
+  Buffer<T> masks;
+  Buffer<Vec<T>> dmasks;
+
+  explicit Copies(const Pixels& pixels)
+      : pixels(pixels), doubling(pixels.p.up == 1 ? 0 : 2), pixel(pixels.run << doubling), masks(pixels.run << doubling),
+        dmasks(pixels.run << doubling) {}
+
+  void fill(int64_t item, const void* mask) {
+    const Problem& p = pixels.p;
+    const int64_t first = pixels.first(item), count = pixels.count(item), sample = pixels.sample(item) * p.out_pixels();
+    int64_t at = 0;
+    for (int64_t i = 0; i < count; ++i)
+      pixels.for_copies(first + i, [&](int64_t copy) T2ILAYERS_LAMBDA {
+        pixel.data[at] = sample + copy;
+        masks.data[at++] = mask ? value<T>(mask, p.mask_dtype, sample + copy) : T(1);
+      });
+  }
+};
 
 // body(vectors, first channel, whether they are whole): full groups, then single vectors, then what is left.
 template <class T, class Body>
@@ -149,15 +157,20 @@ struct PixelsForward {
         return load_as<T>(x + i * p.c + c + g * kLanes<T>, some);
       };
       Vec<T> start[G] = {}, delta[G] = {}, total[G] = {}, squares[G] = {};
+      T2ILAYERS_UNROLL
       for (int g = 0; g < G; ++g) start[g] = value(0, g);
       for (int64_t i = 0; i < count; ++i)
+        T2ILAYERS_UNROLL
         for (int g = 0; g < G; ++g) total[g] += value(i, g) - start[g];
+      T2ILAYERS_UNROLL
       for (int g = 0; g < G; ++g) delta[g] = total[g] / splat<T>(T(count));
       for (int64_t i = 0; i < count; ++i)
+        T2ILAYERS_UNROLL
         for (int g = 0; g < G; ++g) {
           const Vec<T> d = (value(i, g) - start[g]) - delta[g];
           squares[g] = fma<T>(d, d, squares[g]);
         }
+      T2ILAYERS_UNROLL
       for (int g = 0; g < G; ++g)
         for (int64_t j = 0; j < some; ++j) {
           const int64_t at = c + g * kLanes<T> + j;
@@ -197,36 +210,41 @@ struct PixelsForward {
     });
   }
 
+  void apply(int64_t item, Copies<T>& copies) const {
+    pixels.p.maps ? apply_as<true>(item, copies) : apply_as<false>(item, copies);
+  }
+
   template <bool kMaps>
-  __attribute__((noinline)) void apply(int64_t item, T* masks) const {
+  __attribute__((noinline)) void apply_as(int64_t item, Copies<T>& copies) const {
     const Problem& p = pixels.p;
     const int64_t n = pixels.sample(item), first = pixels.first(item), count = pixels.count(item);
     const S* x = static_cast<const S*>(f.x) + (n * p.pixels() + first) * p.c;
     S* y = static_cast<S*>(f.y);
-    if (!kMaps) fetch_masks(pixels, f.mask, item, masks);
+    copies.fill(item, f.mask);
+    const int64_t doubling = copies.doubling, channels = p.c;
+    const T absolute = T(p.absolute);
+    const int64_t* pixel = copies.pixel.data;
+    const T* masks = copies.masks.data;
     const bool stream = leaves_caches<S>(p.n * p.c * p.out_pixels());
     for_groups<T>(p.c, [&](auto vectors, int64_t c, auto whole) T2ILAYERS_LAMBDA {
       constexpr int G = decltype(vectors)::value;
       const int64_t some = whole.value ? kLanes<T> : p.c - c;
       const auto group = table.template group<G>(f.gamma, f.beta, n, c);
-      int64_t at = 0;
-      for (int64_t i = 0; i < count; ++i) {
-        Vec<T> xhat[G];
-        for (int g = 0; g < G; ++g)
-          xhat[g] = normalized<T>(load_as<T>(x + i * p.c + c + g * kLanes<T>, some), group.rows[g]);
-        pixels.for_copies(first + i, [&](int64_t copy) T2ILAYERS_LAMBDA {
-          const Vec<T> m = splat<T>(kMaps ? T(0) : masks[at++]);
-          for (int g = 0; g < G; ++g) {
-            const int64_t to = (n * p.out_pixels() + copy) * p.c + c + g * kLanes<T>;
-            Point<T> v;
-            if constexpr (kMaps)
-              v = point<T>(xhat[g], load_any<T>(f.gamma, p.gamma_dtype, to, some),
-                           load_any<T>(f.beta, p.beta_dtype, to, some), group.rows[g]);
-            else
-              v = point<T>(xhat[g], m, group.rows[g]);
-            put_as<T>(y + to, activated(v.z), some, stream);
-          }
-        });
+      for (int64_t at = 0; at < count << doubling; ++at) {
+        const Vec<T> m = splat<T>(masks[at]), without = base<T>(m, absolute);
+        T2ILAYERS_UNROLL
+        for (int g = 0; g < G; ++g) {
+          const int64_t to = pixel[at] * channels + c + g * kLanes<T>;
+          const Vec<T> xv = load_as<T>(x + (at >> doubling) * channels + c + g * kLanes<T>, some);
+          const Vec<T> xhat = normalized<T>(xv, group.rows[g]);
+          Point<T> v;
+          if constexpr (kMaps)
+            v = point<T>(xhat, load_any<T>(f.gamma, p.gamma_dtype, to, some),
+                         load_any<T>(f.beta, p.beta_dtype, to, some), absolute);
+          else
+            v = point<T>(xhat, m, without, group.rows[g]);
+          put_as<T>(y + to, activated(v.z), some, stream);
+        }
       }
     });
     fence(stream);
@@ -240,79 +258,80 @@ struct PixelsBackward {
   Table<T> table;
   T* partial;  // (items, 4, c): sums of dz, dz xhat, dz m, dz m xhat; of maps, of dz a, dz a xhat
   const Activated<T> activated;
+  const double share;
 
   PixelsBackward(const Problem& p, const Backward& b, void* scratch)
       : pixels(p), b(b), table{p, static_cast<T*>(scratch)},
-        partial(reinterpret_cast<T*>(static_cast<char*>(scratch) + Table<T>::bytes(p))), activated(p) {}
+        partial(reinterpret_cast<T*>(static_cast<char*>(scratch) + Table<T>::bytes(p))), activated(p),
+        share(share_of(p, b)) {}
 
   static int64_t scratch_bytes(const Problem& p) {
     return Table<T>::bytes(p) + Pixels(p).items() * 4 * p.c * sizeof(T);
   }
 
-  // Whether one pass gives the sums and dx: dx needs no sums.
-  bool at_once() const { return b.constant && b.reduce && b.input; }
+  void reduce(int64_t item, Copies<T>& copies) const {
+    pixels.p.maps ? reduce_as<true>(item, copies) : reduce_as<false>(item, copies);
+  }
 
   template <bool kMaps>
-  __attribute__((noinline)) void reduce(Vec<T>* dmasks, T* masks, int64_t item) const {
+  __attribute__((noinline)) void reduce_as(int64_t item, Copies<T>& copies) const {
     const Problem& p = pixels.p;
     const int64_t n = pixels.sample(item), first = pixels.first(item), count = pixels.count(item);
     const S* x = static_cast<const S*>(b.x) + (n * p.pixels() + first) * p.c;
-    S* dx = at_once() ? static_cast<S*>(b.dx) + (n * p.pixels() + first) * p.c : nullptr;
     const S* dy = static_cast<const S*>(b.dy);
-    if (!kMaps) fetch_masks(pixels, b.mask, item, masks);
+    copies.fill(item, b.mask);
+    const int64_t doubling = copies.doubling, channels = p.c;
+    const T absolute = T(p.absolute);
+    const int64_t* pixel = copies.pixel.data;
+    const T* masks = copies.masks.data;
+    Vec<T>* dmasks = b.dmask ? copies.dmasks.data : nullptr;
     for_groups<T>(p.c, [&](auto vectors, int64_t c, auto whole) T2ILAYERS_LAMBDA {
       constexpr int G = decltype(vectors)::value;
       const int64_t some = whole.value ? kLanes<T> : p.c - c;
       const auto group = table.template group<G>(b.gamma, b.beta, n, c);
       Vec<T> sums[G][4] = {};
-      int64_t at = 0;
-      for (int64_t i = 0; i < count; ++i) {
-        Vec<T> xhat[G], dxhat[G] = {};
-        for (int g = 0; g < G; ++g)
-          xhat[g] = normalized<T>(load_as<T>(x + i * p.c + c + g * kLanes<T>, some), group.rows[g]);
-        pixels.for_copies(first + i, [&](int64_t copy) T2ILAYERS_LAMBDA {
-          const Vec<T> m = splat<T>(kMaps ? T(0) : masks[at]);
-          Vec<T> dm{};
-          for (int g = 0; g < G; ++g) {
-            const int64_t from = (n * p.out_pixels() + copy) * p.c + c + g * kLanes<T>;
-            const Vec<T> dyv = load_as<T>(dy + from, some);
-            if constexpr (kMaps) {
-              const Point<T> v = point<T>(xhat[g], load_any<T>(b.gamma, p.gamma_dtype, from, some),
-                                          load_any<T>(b.beta, p.beta_dtype, from, some), group.rows[g]);
-              const Vec<T> dz = activated.through(v.z, dyv), dza = dz * v.a;
-              store_any<T>(dz, b.dbeta, p.beta_dtype, from, some);
-              store_any<T>(dz * v.xhat, b.dgamma, p.gamma_dtype, from, some);
-              sums[g][0] += dza;
-              sums[g][1] = fma<T>(dza, v.xhat, sums[g][1]);
-              dxhat[g] += dza;
-            } else {
-              const Point<T> v = point<T>(xhat[g], m, group.rows[g]);
-              const Vec<T> dz = activated.through(v.z, dyv), dzm = dz * m;
-              sums[g][0] += dz;
-              sums[g][1] = fma<T>(dz, v.xhat, sums[g][1]);
-              sums[g][2] += dzm;
-              sums[g][3] = fma<T>(dzm, v.xhat, sums[g][3]);
-              dm = fma<T>(dz, shift<T>(v.xhat, group.rows[g]), dm);
-              dxhat[g] = fma<T>(dz, v.a, dxhat[g]);
-            }
+      for (int64_t at = 0; at < count << doubling; ++at) {
+        const Vec<T> m = splat<T>(masks[at]), without = base<T>(m, absolute);
+        Vec<T> dm{};
+        T2ILAYERS_UNROLL
+        for (int g = 0; g < G; ++g) {
+          const int64_t from = pixel[at] * channels + c + g * kLanes<T>;
+          const Vec<T> xv = load_as<T>(x + (at >> doubling) * channels + c + g * kLanes<T>, some);
+          const Vec<T> xhat = normalized<T>(xv, group.rows[g]), dyv = load_as<T>(dy + from, some);
+          if constexpr (kMaps) {
+            const Point<T> v = point<T>(xhat, load_any<T>(b.gamma, p.gamma_dtype, from, some),
+                                        load_any<T>(b.beta, p.beta_dtype, from, some), absolute);
+            const Vec<T> dz = activated.through(v.z, dyv), dza = dz * v.a;
+            store_any<T>(dz, b.dbeta, p.beta_dtype, from, some);
+            store_any<T>(dz * v.xhat, b.dgamma, p.gamma_dtype, from, some);
+            sums[g][0] += dza;
+            sums[g][1] = fma<T>(dza, v.xhat, sums[g][1]);
+          } else {
+            const Point<T> v = point<T>(xhat, m, without, group.rows[g]);
+            const Vec<T> dz = activated.through(v.z, dyv), dzm = dz * m;
+            sums[g][0] += dz;
+            sums[g][1] = fma<T>(dz, v.xhat, sums[g][1]);
+            sums[g][2] += dzm;
+            sums[g][3] = fma<T>(dzm, v.xhat, sums[g][3]);
+            dm = fma<T>(dz, shift<T>(v.xhat, group.rows[g]), dm);
           }
-          if (!kMaps && b.dmask) dmasks[at] = c ? dmasks[at] + dm : dm;
-          ++at;
-        });
-        if (dx)
-          for (int g = 0; g < G; ++g)
-            put_as<T>(dx + i * p.c + c + g * kLanes<T>, dxhat[g] * group.rows[g].rstd, some, false);
+        }
+        if (!kMaps && dmasks) dmasks[at] = c ? dmasks[at] + dm : dm;
       }
+      T2ILAYERS_UNROLL
       for (int g = 0; g < G; ++g)
+        T2ILAYERS_UNROLL
         for (int q = 0; q < 4; ++q)
           store(partial + (item * 4 + q) * p.c + c + g * kLanes<T>, sums[g][q], some);
     });
     if (kMaps || !b.dmask) return;
-    int64_t at = 0;
-    for (int64_t i = 0; i < count; ++i)
-      pixels.for_copies(first + i, [&](int64_t copy) T2ILAYERS_LAMBDA {
-        write(sum<T>(dmasks[at++]), b.dmask, p.mask_dtype, n * p.out_pixels() + copy);
-      });
+    for (int64_t at = 0; at < count << doubling; ++at) {
+      const T total = sum<T>(copies.dmasks.data[at]);
+      if (p.mask_dtype == kType<T>)
+        static_cast<T*>(b.dmask)[copies.pixel.data[at]] = total;
+      else
+        write(total, b.dmask, p.mask_dtype, copies.pixel.data[at]);
+    }
   }
 
   void finish(Parallel run) const {
@@ -323,6 +342,7 @@ struct PixelsBackward {
         for (int64_t c = c0; c < c1; ++c) {
           double q[4] = {};
           for (int64_t item = n * pixels.runs; item < (n + 1) * pixels.runs; ++item)
+            T2ILAYERS_UNROLL
             for (int j = 0; j < 4; ++j) q[j] += partial[(item * 4 + j) * p.c + c];
           finish_row(p, b, n * p.c + c, q, &s1, &s2);
         }
@@ -332,47 +352,55 @@ struct PixelsBackward {
     });
   }
 
+  void apply(int64_t item, Copies<T>& copies) const {
+    pixels.p.maps ? apply_as<true>(item, copies) : apply_as<false>(item, copies);
+  }
+
   template <bool kMaps>
-  __attribute__((noinline)) void apply(int64_t item, T* masks) const {
+  __attribute__((noinline)) void apply_as(int64_t item, Copies<T>& copies) const {
     const Problem& p = pixels.p;
     const int64_t n = pixels.sample(item), first = pixels.first(item), count = pixels.count(item);
     const S* x = static_cast<const S*>(b.x) + (n * p.pixels() + first) * p.c;
     const S* dy = static_cast<const S*>(b.dy);
     S* dx = static_cast<S*>(b.dx) + (n * p.pixels() + first) * p.c;
-    if (!kMaps) fetch_masks(pixels, b.mask, item, masks);
+    copies.fill(item, b.mask);
+    const int64_t doubling = copies.doubling, channels = p.c;
+    const T absolute = T(p.absolute);
+    const int64_t* pixel = copies.pixel.data;
+    const T* masks = copies.masks.data;
     const bool stream = leaves_caches<S>(p.n * p.c * p.pixels());
     for_groups<T>(p.c, [&](auto vectors, int64_t c, auto whole) T2ILAYERS_LAMBDA {
       constexpr int G = decltype(vectors)::value;
       const int64_t some = whole.value ? kLanes<T> : p.c - c;
       const auto group = table.template group<G>(b.gamma, b.beta, n, c);
       Vec<T> k1[G] = {}, k2[G] = {};
+      T2ILAYERS_UNROLL
       for (int g = 0; g < G; ++g)
         for (int64_t j = 0; j < some; ++j) {
-          const Correction<T> k(p, b, n, c + g * kLanes<T> + j, group.rows[g].rstd[j]);
+          const Correction<T> k(p, b, share, n, c + g * kLanes<T> + j, group.rows[g].rstd[j]);
           k1[g][j] = -k.k1, k2[g][j] = -k.k2;
         }
-      int64_t at = 0;
-      for (int64_t i = 0; i < count; ++i) {
-        Vec<T> xhat[G], dxhat[G] = {};
-        for (int g = 0; g < G; ++g)
-          xhat[g] = normalized<T>(load_as<T>(x + i * p.c + c + g * kLanes<T>, some), group.rows[g]);
-        pixels.for_copies(first + i, [&](int64_t copy) T2ILAYERS_LAMBDA {
-          const Vec<T> m = splat<T>(kMaps ? T(0) : masks[at++]);
-          for (int g = 0; g < G; ++g) {
-            const int64_t from = (n * p.out_pixels() + copy) * p.c + c + g * kLanes<T>;
-            Point<T> v;
-            if constexpr (kMaps)
-              v = point<T>(xhat[g], load_any<T>(b.gamma, p.gamma_dtype, from, some),
-                           load_any<T>(b.beta, p.beta_dtype, from, some), group.rows[g]);
-            else
-              v = point<T>(xhat[g], m, group.rows[g]);
-            dxhat[g] = fma<T>(activated.through(v.z, load_as<T>(dy + from, some)), v.a, dxhat[g]);
-          }
-        });
+      Vec<T> dxhat[G] = {};  // of the copies of a pixel so far
+      for (int64_t at = 0; at < count << doubling; ++at) {
+        const Vec<T> m = splat<T>(masks[at]), without = base<T>(m, absolute);
+        const bool last = (at + 1) >> doubling << doubling == at + 1;
+        T2ILAYERS_UNROLL
         for (int g = 0; g < G; ++g) {
+          const int64_t from = pixel[at] * channels + c + g * kLanes<T>;
+          const int64_t in = (at >> doubling) * channels + c + g * kLanes<T>;
+          const Vec<T> xhat = normalized<T>(load_as<T>(x + in, some), group.rows[g]);
+          Point<T> v;
+          if constexpr (kMaps)
+            v = point<T>(xhat, load_any<T>(b.gamma, p.gamma_dtype, from, some),
+                         load_any<T>(b.beta, p.beta_dtype, from, some), absolute);
+          else
+            v = point<T>(xhat, m, without, group.rows[g]);
+          dxhat[g] = fma<T>(activated.through(v.z, load_as<T>(dy + from, some)), v.a, dxhat[g]);
+          if (!last) continue;
           // Where statistics are constant, xhat has no part in it: it may be inf.
-          const Vec<T> off = b.constant ? Vec<T>{} : fma<T>(xhat[g], k2[g], k1[g]);
-          put_as<T>(dx + i * p.c + c + g * kLanes<T>, fma<T>(dxhat[g], group.rows[g].rstd, off), some, stream);
+          const Vec<T> off = b.constant ? Vec<T>{} : fma<T>(xhat, k2[g], k1[g]);
+          put_as<T>(dx + in, fma<T>(dxhat[g], group.rows[g].rstd, off), some, stream);
+          dxhat[g] = Vec<T>{};
         }
       }
     });
@@ -380,14 +408,12 @@ struct PixelsBackward {
   }
 };
 
-// body(item, masks, vectors of as many pixels): with a thread's memory for an item's pixels of y.
+// body(item, copies), with a thread's memory.
 template <class T, class Body>
 void for_items(Parallel run, const Pixels& pixels, const Body& body) {
   parallel(run, pixels.items(), [&](int64_t begin, int64_t end) {
-    const int64_t most = pixels.run * pixels.p.up * pixels.p.up;
-    Buffer<T> masks(most);
-    Buffer<Vec<T>> dmasks(most);
-    for (int64_t item = begin; item < end; ++item) body(item, masks.data, dmasks.data);
+    Copies<T> copies(pixels);
+    for (int64_t item = begin; item < end; ++item) body(item, copies);
   });
 }
 
@@ -413,32 +439,21 @@ void pixels_forward(const Problem& p, const Forward& f, void* scratch, Parallel 
   const PixelsForward<S, T> pass(p, f, scratch);
   if (!f.given) pixels_statistics<S, T>(pass, run);
   pass.table.fill(f.mean, f.var);
-  for_items<T>(run, pass.pixels, [&](int64_t item, T* masks, Vec<T>*) {
-    if (p.maps)
-      pass.template apply<true>(item, masks);
-    else
-      pass.template apply<false>(item, masks);
-  });
+  for_items<T>(run, pass.pixels, [&](int64_t item, Copies<T>& copies) { pass.apply(item, copies); });
 }
 
 template <class S, class T>
 void pixels_backward(const Problem& p, const Backward& b, void* scratch, Parallel run) {
   const PixelsBackward<S, T> pass(p, b, scratch);
+  const bool at_once = b.constant && b.input;  // no sum stands between the passes: one after the other, while in cache
   pass.table.fill(b.mean, b.var);
   if (b.reduce) {
-    for_items<T>(run, pass.pixels, [&](int64_t item, T* masks, Vec<T>* dmasks) {
-      if (p.maps)
-        pass.template reduce<true>(dmasks, masks, item);
-      else
-        pass.template reduce<false>(dmasks, masks, item);
+    for_items<T>(run, pass.pixels, [&](int64_t item, Copies<T>& copies) {
+      pass.reduce(item, copies);
+      if (at_once) pass.apply(item, copies);
     });
     pass.finish(run);
   }
-  if (!b.input || pass.at_once()) return;
-  for_items<T>(run, pass.pixels, [&](int64_t item, T* masks, Vec<T>*) {
-    if (p.maps)
-      pass.template apply<true>(item, masks);
-    else
-      pass.template apply<false>(item, masks);
-  });
+  if (!b.input || (b.reduce && at_once)) return;
+  for_items<T>(run, pass.pixels, [&](int64_t item, Copies<T>& copies) { pass.apply(item, copies); });
 }

@@ -125,14 +125,15 @@ struct Workspace {
 template <class T>
 struct Modulation {
   const T *mask, *gamma, *beta;
+  T absolute;  // 0 or 1
 };
 
 template <bool kMaps, class T>
 T2ILAYERS_INLINE Point<T> modulated(Vec<T> xhat, const Modulation<T>& m, int64_t i, int64_t some, const Rows<T>& r) {
   if constexpr (kMaps)
-    return point<T>(xhat, load(m.gamma + i, some), load(m.beta + i, some), r);
-  else
-    return point<T>(xhat, load(m.mask + i, some), r);
+    return point<T>(xhat, load(m.gamma + i, some), load(m.beta + i, some), m.absolute);
+  const Vec<T> mask = load(m.mask + i, some);
+  return point<T>(xhat, mask, base<T>(mask, m.absolute), r);
 }
 
 // The parameters of a call, as all passes read them.
@@ -146,16 +147,17 @@ struct Parameters {
     const Problem& p = planes.p;
     const Scale<T> s = p.normalized() ? scales[statistic(p, n, c)] : Scale<T>::none();
     const int64_t at = n * p.c + c;
-    return {s.high, s.offset, s.rstd, p.maps ? T(0) : T(read(gamma, p.gamma_dtype, at)),
-            p.maps ? T(0) : T(read(beta, p.beta_dtype, at)), T(p.absolute)};
+    if (p.maps) return {s.high, s.offset, s.rstd, 0, 0, 0};
+    const T scale = value<T>(gamma, p.gamma_dtype, at);
+    return {s.high, s.offset, s.rstd, scale, value<T>(beta, p.beta_dtype, at), scale - T(p.absolute)};
   }
 
   // Of `count` pixels of sample n from `at` on; all channels have it.
   Modulation<T> of_sample(Workspace<S, T>& work, int64_t n, int64_t at, int64_t count) const {
     const Problem& p = planes.p;
-    if (p.maps) return {};
+    if (p.maps) return {nullptr, nullptr, nullptr, T(p.absolute)};
     return {mask ? fetch(mask, p.mask_dtype, n * p.out_pixels() + at, count, work.mask()) : work.ones(), nullptr,
-            nullptr};
+            nullptr, T(p.absolute)};
   }
   // And what a channel has besides.
   void add_row(Modulation<T>& to, Workspace<S, T>& work, int64_t row, int64_t at, int64_t count) const {
@@ -246,6 +248,7 @@ T2ILAYERS_INLINE Powers<T> powers(const S* x, int64_t count, T high, T low) {
   };
   int64_t i = 0;
   for (; i + 4 * L <= count; i += 4 * L)
+    T2ILAYERS_UNROLL
     for (int64_t j = 0; j < 4; ++j) add(i + j * L, j);
   for (; i + L <= count; i += L) add(i, 0);
   Powers<T> out{sum<T>((first[0] + first[1]) + (first[2] + first[3])),
@@ -386,6 +389,7 @@ struct PlanesBackward {
   T* partial_dmask;  // (blocks, n, up h, up w), or dmask itself where one block has all channels
   const Parameters<S, T> parameters;
   const Activated<T> activated;
+  const double share;
 
   using Work = Workspace<S, T>;
 
@@ -393,7 +397,7 @@ struct PlanesBackward {
       : planes(p), blocks(p), b(b), partial(static_cast<double*>(scratch)),
         scales(reinterpret_cast<Scale<T>*>(partial + p.n * p.c * planes.segments * 4)),
         partial_dmask(direct(p) ? static_cast<T*>(b.dmask) : reinterpret_cast<T*>(scales + p.statistics())),
-        parameters{planes, b.gamma, b.beta, b.mask, scales}, activated(p) {}
+        parameters{planes, b.gamma, b.beta, b.mask, scales}, activated(p), share(share_of(p, b)) {}
 
   static bool direct(const Problem& p) { return Blocks(p).per_sample == 1 && p.mask_dtype == kType<T>; }
   static int64_t scratch_bytes(const Problem& p) {
@@ -428,24 +432,29 @@ struct PlanesBackward {
       const T* m = modulation.mask;
       T* dmask = b.dmask ? partial_dmask + (c0 / blocks.channels * p.n + n) * p.out_pixels() + at : nullptr;
       const S *x[K], *dy[K];
+      T2ILAYERS_UNROLL
       for (int j = 0; j < K; ++j) {
         const int64_t row = n * p.c + c0 + j;
         x[j] = work.upsampled(planes, static_cast<const S*>(b.x) + row * p.pixels() + cell * planes.low, cells, j);
         dy[j] = static_cast<const S*>(b.dy) + row * p.out_pixels() + at;
       }
       Vec<T> sums[K][4];
+      T2ILAYERS_UNROLL
       for (auto& of_row : sums)  // one by one they stay in registers
+        T2ILAYERS_UNROLL
         for (auto& one : of_row) one = Vec<T>{};
       for_vectors<T>(count, [&](int64_t i, int64_t some) T2ILAYERS_LAMBDA {
+        T2ILAYERS_UNROLL
         for (int j = 0; j < K; ++j) {
           __builtin_prefetch(x[j] + i + ahead);
           __builtin_prefetch(dy[j] + i + ahead);
         }
-        const Vec<T> mv = load(m + i, some);
+        const Vec<T> mv = load(m + i, some), bv = base<T>(mv, modulation.absolute);
         Vec<T> dm = dmask && !overwrite ? load(dmask + i, some) : Vec<T>{};
+        T2ILAYERS_UNROLL
         for (int j = 0; j < K; ++j) {
           const Rows<T> r = Rows<T>::of(rows[j]);
-          const Point<T> v = point<T>(normalized<T>(load_as<T>(x[j] + i, some), r), mv, r);
+          const Point<T> v = point<T>(normalized<T>(load_as<T>(x[j] + i, some), r), mv, bv, r);
           // Past the end dy is loaded as 0, and so is every term.
           const Vec<T> dz = activated.through(v.z, load_as<T>(dy[j] + i, some)), dzm = dz * mv;
           sums[j][0] += dz;
@@ -460,6 +469,7 @@ struct PlanesBackward {
       if (b.constant && b.input)
         for (int j = 0; j < K; ++j) apply_chunk<false>(n, c0 + j, cell, cells, modulation);
     });
+    fence(b.constant && b.input);
     for (int j = 0; j < K; ++j)
       for (int q = 0; q < 4; ++q) partial_of(n, c0 + j)[4 * s + q] = totals[j][q];
   }
@@ -471,7 +481,7 @@ struct PlanesBackward {
     double totals[2] = {};
     planes.for_chunks(s, [&](int64_t cell, int64_t cells) {
       const int64_t count = cells * planes.high, at = row * p.out_pixels() + cell * planes.high;
-      Modulation<T> m{};
+      Modulation<T> m = parameters.of_sample(work, n, cell * planes.high, count);
       parameters.add_row(m, work, row, cell * planes.high, count);
       const S* x = work.upsampled(
           planes, static_cast<const S*>(b.x) + row * p.pixels() + cell * planes.low, cells, 0);
@@ -489,6 +499,7 @@ struct PlanesBackward {
       });
       write_back(dgamma, b.dgamma, p.gamma_dtype, at, count);
       write_back(dbeta, b.dbeta, p.beta_dtype, at, count);
+      T2ILAYERS_UNROLL
       for (int q = 0; q < 2; ++q) totals[q] += sum<T>(sums[q]);
       if (b.constant && b.input) apply_chunk<true>(n, c, cell, cells, m);
     });
@@ -525,7 +536,7 @@ struct PlanesBackward {
           apply_chunk<false>(n, c, cell, cells, m);
       }
     });
-    fence(true);
+    fence(leaves_caches<S>(p.n * p.c * p.pixels()));
   }
 
   template <bool kMaps>
@@ -535,7 +546,7 @@ struct PlanesBackward {
     const int64_t row = n * p.c + c;
     const Row<T> one = parameters.row(n, c);
     const Rows<T> r = Rows<T>::of(one);
-    const Correction<T> k(p, b, n, c, one.rstd);
+    const Correction<T> k(p, b, share, n, c, one.rstd);
     const Vec<T> k1 = splat<T>(-k.k1), k2 = splat<T>(-k.k2);
     const S* x = static_cast<const S*>(b.x) + row * p.pixels() + cell * planes.low;
     const S* dy = static_cast<const S*>(b.dy) + row * p.out_pixels() + cell * planes.high;

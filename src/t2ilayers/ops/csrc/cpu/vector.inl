@@ -13,6 +13,12 @@ constexpr int64_t kLanes = T2ILAYERS_VECTOR_BYTES / sizeof(T);
 
 #define T2ILAYERS_INLINE __attribute__((always_inline)) inline
 #define T2ILAYERS_LAMBDA __attribute__((always_inline))
+// Before a loop of constant length: what it works on stays in registers.
+#ifdef __clang__
+#define T2ILAYERS_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define T2ILAYERS_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 T2ILAYERS_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 T2ILAYERS_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -196,12 +202,17 @@ template <class T, int N>
 T2ILAYERS_INLINE void add_sums(Vec<T>* v, double* to) {
   constexpr int L = kLanes<T>;
   if constexpr (N % L == 0) {  // a tree adds up as many at a time as a vector has lanes
+    T2ILAYERS_UNROLL
     for (int i = 0; i < N; i += L) {
+      T2ILAYERS_UNROLL
       for (int many = L; many > 1; many /= 2)
+        T2ILAYERS_UNROLL
         for (int j = 0; j < many / 2; ++j) v[i + j] = sum_pairs<T>(v[i + 2 * j], v[i + 2 * j + 1], AllLanes<T>{});
+      T2ILAYERS_UNROLL
       for (int j = 0; j < L; ++j) to[i + j] += v[i][j];
     }
   } else {
+    T2ILAYERS_UNROLL
     for (int i = 0; i < N; ++i) to[i] += sum<T>(v[i]);
   }
 }
