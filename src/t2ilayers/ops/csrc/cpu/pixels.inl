@@ -79,17 +79,20 @@ struct Table {
   }
 };
 
+// Pixels that are asked for in advance: the hardware does not see through the order in which copies are read.
+constexpr int64_t kAhead = 8;
+
 // A thread's memory for the pixels of y that belong to an item, in the order of for_copies.
 template <class T>
 struct Copies {
   const Pixels& pixels;
   const int64_t doubling;  // 1 << doubling copies of a pixel of x
-  Buffer<int64_t> pixel;  // of y
+  Buffer<int64_t> pixel;  // of y; past the last one, the last again
   Buffer<T> masks;
   Buffer<Vec<T>> dmasks;
 
   explicit Copies(const Pixels& pixels)
-      : pixels(pixels), doubling(pixels.p.up == 1 ? 0 : 2), pixel(pixels.run << doubling), masks(pixels.run << doubling),
+      : pixels(pixels), doubling(pixels.p.up == 1 ? 0 : 2), pixel((pixels.run << doubling) + kAhead), masks(pixels.run << doubling),
         dmasks(pixels.run << doubling) {}
 
   void fill(int64_t item, const void* mask) {
@@ -101,6 +104,7 @@ struct Copies {
         pixel.data[at] = sample + copy;
         masks.data[at++] = mask ? value<T>(mask, p.mask_dtype, sample + copy) : T(1);
       });
+    for (int64_t i = 0; i < kAhead; ++i) pixel.data[at + i] = pixel.data[at - 1];
   }
 };
 
@@ -235,6 +239,7 @@ struct PixelsForward {
         T2ILAYERS_UNROLL
         for (int g = 0; g < G; ++g) {
           const int64_t to = pixel[at] * channels + c + g * kLanes<T>;
+          __builtin_prefetch(x + ((at + kAhead) >> doubling) * channels + c + g * kLanes<T>);
           const Vec<T> xv = load_as<T>(x + (at >> doubling) * channels + c + g * kLanes<T>, some);
           const Vec<T> xhat = normalized<T>(xv, group.rows[g]);
           Point<T> v;
@@ -296,6 +301,8 @@ struct PixelsBackward {
         T2ILAYERS_UNROLL
         for (int g = 0; g < G; ++g) {
           const int64_t from = pixel[at] * channels + c + g * kLanes<T>;
+          __builtin_prefetch(dy + pixel[at + kAhead] * channels + c + g * kLanes<T>);
+          __builtin_prefetch(x + ((at + kAhead) >> doubling) * channels + c + g * kLanes<T>);
           const Vec<T> xv = load_as<T>(x + (at >> doubling) * channels + c + g * kLanes<T>, some);
           const Vec<T> xhat = normalized<T>(xv, group.rows[g]), dyv = load_as<T>(dy + from, some);
           if constexpr (kMaps) {
@@ -387,6 +394,8 @@ struct PixelsBackward {
         T2ILAYERS_UNROLL
         for (int g = 0; g < G; ++g) {
           const int64_t from = pixel[at] * channels + c + g * kLanes<T>;
+          __builtin_prefetch(dy + pixel[at + kAhead] * channels + c + g * kLanes<T>);
+          __builtin_prefetch(x + ((at + kAhead) >> doubling) * channels + c + g * kLanes<T>);
           const int64_t in = (at >> doubling) * channels + c + g * kLanes<T>;
           const Vec<T> xhat = normalized<T>(load_as<T>(x + in, some), group.rows[g]);
           Point<T> v;
