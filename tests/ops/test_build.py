@@ -224,6 +224,17 @@ def test_a_compiler_that_hangs_is_ended_with_all_it_has_started(tiny, tmp_path, 
     assert os.read(reader, 100) == b""  # nobody has it open for writing any more
     os.close(reader)
 
+    # ninja's compilers are in process groups of their own.
+    if shutil.which("ninja"):
+        rules = f"rule hang\n  command = {hang}\nbuild out: hang\n"
+        (tmp_path / "build.ninja").write_text(rules)
+        reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
+        with pytest.raises(RuntimeError, match=r"^ninja does not end \(ended after 2 s\)"):
+            _compilers.run(["ninja", "-C", str(tmp_path)], "ninja does not end", limit=2)
+        assert os.read(reader, 100) == b"alive\n"
+        assert os.read(reader, 100) == b""
+        os.close(reader)
+
     monkeypatch.setattr(build, "_LIMIT", 0.5)
     assert build.why_not("cpu").startswith("compiling the cpu library failed (ended after 0.5 s); python -m")
     assert {p.suffix for p in tiny.cache.iterdir()} == {".lock"}

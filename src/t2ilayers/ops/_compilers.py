@@ -109,12 +109,18 @@ def run(
     except OSError as error:
         raise RuntimeError(f"{failure} ({error})") from error
 
+    closed = threading.Event()
+
     def end() -> None:
         if sys.platform == "win32":
             process.kill()
-        else:
+            return
+        # ninja puts each compiler into a group of its own, and ends them when it is asked to end, not when killed.
+        for number, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, 0)):
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+                os.killpg(process.pid, number)
+            if closed.wait(seconds):
+                return
 
     lines: list[str] = []
     start = time.monotonic()
@@ -130,8 +136,13 @@ def run(
                         timer = threading.Timer(1, end)
                         timer.start()
             except BaseException:
-                end()
+                ending = threading.Thread(target=end)
+                ending.start()
+                for _ in process.stdout or ():  # until all are gone that could write to it
+                    pass
                 raise
+            finally:
+                closed.set()
     finally:
         timer.cancel()
     if process.returncode != 0:
