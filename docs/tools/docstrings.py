@@ -32,7 +32,7 @@ def to_markdown(text: str, resolve: Callable[[str], str | None]) -> str:
         if match["role"] == "math":
             return rf"\({target}\)"
         shown = target.rpartition(".")[2] if match["short"] else target
-        path = resolve(target)
+        path = None if match["role"] == "mod" else resolve(target)  # files have no entry of their own
         return f"[`{shown}`][{path}]" if path else f"`{shown}`"
 
     text = _FORMULA.sub(_formula, text)
