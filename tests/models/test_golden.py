@@ -82,44 +82,45 @@ def test_generator_in_evaluation_mode():
 # run is held to the sides that the run behind the figures took. Those are the exact ones (float64) but for three,
 # found by turning over each value near zero and solving for the figures: (call of the op, (n, c, h, w) in y).
 OTHER_SIDE = [(16, (0, 23, 92, 45)), (17, (2, 5, 6, 87)), (20, (3, 4, 207, 12))]
-NEAR, CLEAR = 1e-5, 1.2e-5  # what float32 might turn over, and where it does not
+NEAR, CLEAR = 1e-4, 3e-6  # what float32 might turn over, and where it does not
 
 
 class Sides:
     """The op, first noting what is near zero before the activation, then keeping it on its side."""
 
     def __init__(self):
-        self.near = {}  # call -> [(place in the result, value wanted there, value found)]
+        self.near = {}  # call -> [(place in the result, its side: 1.0 or -1.0)]
         self.noting = True
         self.call = -1
 
     def __call__(self, x, gamma, beta, mask=None, **options):
         self.call += 1
         gamma, beta = (t.expand(len(x), -1) for t in (gamma, beta))
+        plain = options | {"activation": "none", "running_mean": None, "running_var": None}
+        z = masked_affine_norm(x, gamma, beta, mask, **plain).detach()
         if self.noting:
-            plain = options | {"activation": "none", "running_mean": None, "running_var": None}
-            z = masked_affine_norm(x, gamma, beta, mask, **plain).detach()
             places = [tuple(place) for place in (z.abs() < NEAR).nonzero().tolist()]
             turned = {place for call, place in OTHER_SIDE if call == self.call}
             assert turned <= set(places)
-            self.near[self.call] = [
-                (place, CLEAR if (z[place] > 0) != (place in turned) else -CLEAR, z[place].item())
-                for place in places
-            ]
-        elif self.near[self.call]:
-            x = x + self._shift(
-                x.detach(), gamma, mask, options.get("upsample", 1), options["scale"] == "absolute"
-            )
+            self.near[self.call] = [(p, 1.0 if (z[p] > 0) != (p in turned) else -1.0) for p in places]
+        else:
+            absolute, upsample = options["scale"] == "absolute", options.get("upsample", 1)
+            x = x + self._shift(x.detach(), z, gamma, mask, upsample, absolute)
         return masked_affine_norm(x, gamma, beta, mask, **options)
 
     @torch.no_grad()
-    def _shift(self, x, gamma, mask, upsample, absolute):
-        """What to add to x for the values wanted: z = (1 + gamma m) (x - mean) / std + beta m."""
+    def _shift(self, x, z, gamma, mask, upsample, absolute):
+        """What to add to x for the sides wanted: z = (1 + gamma m) (x - mean) / std + beta m.
+
+        Only what is on the other side moves: many small moves together show in the gradients.
+        """
         shift = torch.zeros_like(x)
         std = (x.var((0, 2, 3), correction=0) + 1e-5).sqrt()
-        for (n, c, h, w), wanted, found in self.near[self.call]:
-            scale = gamma[n, c] if absolute else 1 + gamma[n, c] * (1 if mask is None else mask[n, 0, h, w])
-            shift[n, c, h // upsample, w // upsample] = (wanted - found) * std[c] / scale
+        for place, side in self.near[self.call]:
+            if z[place] * side < CLEAR / 3:
+                n, c, h, w = place
+                scale = gamma[n, c] if absolute else 1 + gamma[n, c] * (1 if mask is None else mask[n, 0, h, w])
+                shift[n, c, h // upsample, w // upsample] = (CLEAR * side - z[place]) * std[c] / scale
         return shift
 
 
