@@ -95,10 +95,10 @@ def test_a_run_in_two_parts_is_the_run_in_one(run, tmp_path):
     ]
 
 
-def test_inception_starts_from_a_file_and_keeps_its_trunk(run, tmp_path, capsys):
+def test_inception_starts_from_a_file_and_keeps_its_trunk(run, tmp_path, tmp_path_factory, capsys):
     network = InceptionV3.random("torchvision", seed=0)
     state = network.trunk.state_dict() | {f"fc.{key}": value for key, value in network.fc.state_dict().items()}
-    file = tmp_path / "inception.pth"
+    file = tmp_path_factory.mktemp("weights") / "inception.pth"
     torch.save(state | {"AuxLogits.fc.bias": torch.zeros(1000)}, file)
     flags = ("--image-encoder", "inception", "--inception-weights", str(file), "--epochs", "1")
     flags += ("--batch-size", "2", "--candidates", "2", "--image-size", "64")

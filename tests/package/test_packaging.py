@@ -74,7 +74,7 @@ def test_the_wheel_is_pure_and_holds_every_file_of_the_package(built):
 
 
 def test_the_sdist_holds_what_tests_docs_and_demo_need(unpacked):
-    needed = "Makefile constraints.txt mkdocs.yml tests examples benchmarks configs docs LICENSE CHANGELOG.md"
+    needed = "Makefile constraints.txt mkdocs.yml tests examples benchmarks docs LICENSE CHANGELOG.md"
     for name in needed.split():
         assert (unpacked / name).exists(), name
     assert not (unpacked / ".venv").exists()

@@ -172,7 +172,7 @@ class Vanishing(CaptionedShapes):
     """A picture that is gone after some have been read."""
 
     def image(self, index, rng=None):
-        if index == 5:
+        if index == 5 and rng is not None:  # for a batch; the digest before the first one still sees it
             raise FileNotFoundError(2, "No such file or directory", "5.png")
         return super().image(index, rng)
 

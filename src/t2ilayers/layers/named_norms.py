@@ -31,6 +31,7 @@ class ConditionalBatchNorm2d(ConditionalNorm2d):
     arXiv 1707.00683; as in Miyato, Koyama, *cGANs with Projection Discriminator*, arXiv 1802.05637.
 
     Example:
+        >>> import torch
         >>> norm = ConditionalBatchNorm2d(16, 10, activation="relu")
         >>> norm(torch.randn(4, 16, 8, 8), torch.tensor([0, 3, 9, 3])).shape
         torch.Size([4, 16, 8, 8])
@@ -62,6 +63,7 @@ class AdaptiveInstanceNorm2d(ConditionalNorm2d):
     Source: Huang, Belongie, arXiv 1703.06868; StyleGAN, arXiv 1812.04948.
 
     Example:
+        >>> import torch
         >>> AdaptiveInstanceNorm2d(16, 32)(torch.randn(4, 16, 8, 8), torch.randn(4, 32)).shape
         torch.Size([4, 16, 8, 8])
     """
@@ -94,6 +96,7 @@ class AdaptiveGroupNorm2d(ConditionalNorm2d):
     Source: Dhariwal, Nichol, *Diffusion Models Beat GANs on Image Synthesis*, arXiv 2105.05233.
 
     Example:
+        >>> import torch
         >>> norm = AdaptiveGroupNorm2d(64, 32, activation="silu")
         >>> norm(torch.randn(4, 64, 8, 8), torch.randn(4, 32)).shape
         torch.Size([4, 64, 8, 8])
@@ -125,6 +128,7 @@ class FiLM2d(ConditionalNorm2d):
     Source: Perez et al., arXiv 1709.07871.
 
     Example:
+        >>> import torch
         >>> FiLM2d(16, 32, activation="relu")(torch.randn(4, 16, 8, 8), torch.randn(4, 32)).shape
         torch.Size([4, 16, 8, 8])
     """
