@@ -67,8 +67,7 @@ from t2ilayers.ops import build
 build._SOURCES = pathlib.Path(sys.argv.pop(1))
 """
 COMPILING = (
-    "t2ilayers: compiling native kernels for CPU tensors, once, for about half a minute; "
-    "T2ILAYERS_BUILD=0 forbids it\n"
+    "t2ilayers: compiling native kernels for CPU tensors, once, for about a minute; T2ILAYERS_BUILD=0 forbids it\n"
 )
 nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
 

@@ -31,7 +31,7 @@ ARCHITECTURES = (80, 90, 100)
 
 _SOURCES = Path(__file__).parent / "csrc"
 _COMPILE = Path(__file__).parent / "_compile.py"
-_LIMIT = 900.0  # seconds for compiling one library; the CPU's takes half a minute
+_LIMIT = 900.0  # seconds for compiling one library; the CPU's takes a minute
 _SUFFIX = {"cpu": ".cpp", "cuda": ".cu"}  # every other file of the tree counts as a header of both
 _DEFINES = ("-DTORCH_TARGET_VERSION=0x020b000000000000",)  # torch 2.11 and later
 # Kernels on both sides say themselves where a multiplication and an addition are one operation.
@@ -230,7 +230,7 @@ def _compile(
     if sys.stderr:
         print(
             f"t2ilayers: compiling native kernels for {device.upper()} tensors, once, for "
-            f"{'some minutes' if device == 'cuda' else 'about half a minute'}; T2ILAYERS_BUILD=0 forbids it",
+            f"{'some minutes' if device == 'cuda' else 'about a minute'}; T2ILAYERS_BUILD=0 forbids it",
             file=sys.stderr,
             flush=True,
         )
