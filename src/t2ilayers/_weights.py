@@ -127,7 +127,7 @@ def fill(
     _raise_if_any([f"key {key} must be {text}" for key, text in wrong if text])
     copies = {}
     for key, target in expected.items():
-        value = weights.get(key, torch.zeros((), dtype=target.dtype))
+        value = weights.get(key, torch.zeros((), dtype=target.dtype, device="cpu"))
         copies[names[key]] = value.detach().to("cpu", target.dtype, copy=True).contiguous()
     module.load_state_dict(copies, assign=True)
     return module.eval()

@@ -9,13 +9,14 @@ import warnings
 
 import pytest
 import torch
-from subjects import SUBJECTS, first, inputs, make
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from written import written
 
 from t2ilayers.layers import ActivatedBatchNorm, SPADE2d
 from t2ilayers.layers.conditional_norm import ConditionalNorm2d
+
+from subjects import SUBJECTS, first, inputs, make
 
 LEAVES = (nn.Conv2d, nn.Linear)
 

@@ -8,7 +8,6 @@ import warnings
 import pytest
 import torch
 import torch.distributed as dist
-from subjects import SUBJECTS, first, inputs, make
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -19,6 +18,8 @@ from t2ilayers import SemanticAffineBN
 from t2ilayers.layers import ActivatedBatchNorm, MatchingHead
 from t2ilayers.losses import matching_aware_gradient_penalty
 from t2ilayers.training import synchronize_statistics
+
+from subjects import SUBJECTS, first, inputs, make
 
 NORMS = [name for name in SUBJECTS if any(isinstance(part, nn.BatchNorm2d) for part in make(name).modules())]
 

@@ -49,12 +49,12 @@ def collate(samples: list[Sample]) -> Batch:
         >>> batch["image"].shape, batch["tokens"].shape[1] == int(batch["lengths"].max())
         (torch.Size([2, 3, 32, 32]), True)
     """
-    lengths = torch.tensor([sample["length"] for sample in samples])
+    lengths = torch.tensor([sample["length"] for sample in samples], device="cpu")
     batch: Batch = {
         "image": torch.stack([sample["image"] for sample in samples]),
         "tokens": torch.stack([sample["tokens"] for sample in samples])[:, : int(lengths.max())].contiguous(),
         "lengths": lengths,
-        "class_ids": torch.tensor([sample["class_id"] for sample in samples]),
+        "class_ids": torch.tensor([sample["class_id"] for sample in samples], device="cpu"),
         "captions": [sample["caption"] for sample in samples],
         "keys": [sample["key"] for sample in samples],
     }

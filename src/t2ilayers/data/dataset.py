@@ -131,8 +131,8 @@ class CaptionedDataset(Dataset[Sample], ABC):
                 stacklevel=2,
             )
         ids = self.vocabulary.encode(caption, max_words=self.max_words, rng=rng)
-        tokens = torch.zeros(self.max_words, dtype=torch.int64)
-        tokens[: len(ids)] = torch.tensor(ids)
+        tokens = torch.zeros(self.max_words, dtype=torch.int64, device="cpu")
+        tokens[: len(ids)] = torch.tensor(ids, device="cpu")
         return {
             "image": self.image(index, rng),
             "caption": caption,

@@ -162,7 +162,10 @@ def export(model: nn.Module) -> dict[str, Tensor]:
         'encoder.weight'
     """
     state = {published: model.state_dict()[ours] for published, ours in keys(model).items()}
-    return state | {key: torch.zeros(shape, dtype=dtype) for key, (shape, dtype) in unused(model).items()}
+    device = next(model.parameters()).device
+    return state | {
+        key: torch.zeros(shape, dtype=dtype, device=device) for key, (shape, dtype) in unused(model).items()
+    }
 
 
 def _load(

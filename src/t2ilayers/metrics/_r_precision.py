@@ -74,10 +74,11 @@ def r_precision(
     images = F.normalize(image_codes.detach().double().cpu(), dim=1)
     texts = F.normalize(sentences.detach().double().cpu(), dim=1)
     classes = class_ids.cpu()
-    wordings = torch.arange(n) if captions is None else _wordings(captions)
+    every = torch.arange(n, device="cpu")
+    wordings = every if captions is None else _wordings(captions)
 
     scores = []
-    for rows in torch.split(torch.arange(n), _ROWS):
+    for rows in every.split(_ROWS):
         cosine = images[rows] @ texts.T  # (rows, N)
         own = cosine.gather(1, rows[:, None])  # (rows, 1)
         barred = (classes[rows, None] == classes) | (wordings[rows, None] == wordings)
@@ -88,12 +89,12 @@ def r_precision(
                 f"picture with {allowed} among {n}; give more pictures or lower candidates"
             )
         # The largest of i.i.d. keys are a draw without replacement.
-        keys = torch.rand(barred.shape, generator=random).masked_fill_(barred, -1.0)
+        keys = torch.rand(barred.shape, generator=random, device="cpu").masked_fill_(barred, -1.0)
         rivals = cosine.gather(1, keys.topk(candidates - 1, dim=1).indices)  # (rows, candidates - 1)
         ties = (rivals == own).sum(1)
         scores.append((rivals <= own).all(1).double() / (1 + ties))
 
-    shuffled = torch.cat(scores)[torch.randperm(n, generator=random)]
+    shuffled = torch.cat(scores)[torch.randperm(n, generator=random, device="cpu")]
     means = torch.stack([fold.mean() for fold in shuffled.tensor_split(folds)])
     return RPrecision(mean=means.mean().item(), std=means.std(correction=0).item())
 
@@ -101,7 +102,8 @@ def r_precision(
 def _wordings(captions: Sequence[str]) -> Tensor:
     """A number for each caption ``(N,)``, the same for captions of the same words."""
     numbers: dict[tuple[str, ...], int] = {}
-    return torch.tensor([numbers.setdefault(tuple(tokenize(caption)), len(numbers)) for caption in captions])
+    found = [numbers.setdefault(tuple(tokenize(caption)), len(numbers)) for caption in captions]
+    return torch.tensor(found, device="cpu")
 
 
 def _check(

@@ -166,26 +166,27 @@ def train_attribute_classifier(
     """
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps and batch_size must be at least 1, got {steps} and {batch_size}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        classifier = AttributeClassifier(image_size)
-    # Scenes of their own: those of `seed` itself may be what the classifier is to judge.
-    shapes = CaptionedShapes(steps * batch_size, image_size, seed=seed + _SCENES, max_objects=1)
-    optimizer = torch.optim.Adam(classifier.parameters(), lr=_LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=steps + 1)
-    for step in range(steps):
-        indices = range(step * batch_size, (step + 1) * batch_size)
-        images = torch.stack([shapes.image(index) for index in indices])
-        masks = torch.stack([shapes.mask(index) for index in indices])
-        truth = _truth([shapes.attributes(index) for index in indices])
-        logits = classifier(images)
-        loss = F.binary_cross_entropy_with_logits(logits.foreground, masks)
-        for name, target in truth.items():
-            loss = loss + F.cross_entropy(logits.attributes[name], target)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        schedule.step()
+    with torch.device("cpu"):  # whatever the default device is
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            classifier = AttributeClassifier(image_size)
+        # Scenes of their own: those of `seed` itself may be what the classifier is to judge.
+        shapes = CaptionedShapes(steps * batch_size, image_size, seed=seed + _SCENES, max_objects=1)
+        optimizer = torch.optim.Adam(classifier.parameters(), lr=_LEARNING_RATE)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=steps + 1)
+        for step in range(steps):
+            indices = range(step * batch_size, (step + 1) * batch_size)
+            images = torch.stack([shapes.image(index) for index in indices])
+            masks = torch.stack([shapes.mask(index) for index in indices])
+            truth = _truth([shapes.attributes(index) for index in indices])
+            logits = classifier(images)
+            loss = F.binary_cross_entropy_with_logits(logits.foreground, masks)
+            for name, target in truth.items():
+                loss = loss + F.cross_entropy(logits.attributes[name], target)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            schedule.step()
     return classifier.eval()
 
 

@@ -99,8 +99,8 @@ class StreamingStatistics:
         if dim < 1:
             raise ValueError(f"dim must be at least 1, got {dim}")
         self.count = 0
-        self._mean = torch.zeros(dim, dtype=torch.float64)
-        self._deviations = torch.zeros(dim, dim, dtype=torch.float64)  # M
+        self._mean = torch.zeros(dim, dtype=torch.float64, device="cpu")
+        self._deviations = torch.zeros(dim, dim, dtype=torch.float64, device="cpu")  # M
 
     def update(self, features: Tensor) -> None:
         """Take in ``(b, D)`` more features, of any floating dtype and device.

@@ -22,10 +22,10 @@ def noise(n: int, z_dim: int, seed: int | None, truncation: float | None) -> Ten
     else:
         random.manual_seed(operator.index(seed))  # numpy's integers too
     if truncation is None:
-        return torch.randn(n, z_dim, generator=random)
+        return torch.randn(n, z_dim, generator=random, device="cpu")
     if not truncation > 0:
         raise ValueError(f"truncation must be > 0, got {truncation}")
-    z = torch.empty(n, z_dim)
+    z = torch.empty(n, z_dim, device="cpu")
     return nn.init.trunc_normal_(z, a=-truncation, b=truncation, generator=random)
 
 
