@@ -141,7 +141,7 @@ MADE = {
     "IoU of stages": lambda: str(stage_ious([MAP.sigmoid()], MAP > 1)),
     "prepared pictures": lambda: [p.prepare(SHAPES[0]["image"][None]) for p in PROTOCOLS.values()],
     "a trained judge": lambda: train_attribute_classifier(16, seed=1, steps=2, batch_size=4).state_dict(),
-    "what it says": lambda: str(attribute_accuracy(judge(), A.view(1, 1, 8, 8).repeat(1, 3, 2, 2), ["a red star"])),
+    "what it says": lambda: str(attribute_accuracy(judge(), MAP.repeat(1, 3, 2, 2), ["a red star"])),
     "DAMSM": lambda: damsm_loss(
         A[:, :, None, None].expand(4, 16, 3, 3), A, B[:, :, None].expand(4, 16, 5), B, 0 * IDS + 5, IDS
     ),
