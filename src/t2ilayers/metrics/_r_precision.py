@@ -78,7 +78,7 @@ def r_precision(
     wordings = every if captions is None else _wordings(captions)
 
     scores = []
-    for rows in every.split(_ROWS):
+    for rows in torch.split(every, _ROWS):
         cosine = images[rows] @ texts.T  # (rows, N)
         own = cosine.gather(1, rows[:, None])  # (rows, 1)
         barred = (classes[rows, None] == classes) | (wordings[rows, None] == wordings)
