@@ -4,11 +4,8 @@ What each does with its own flags is tested beside what it makes: test_training,
 test_generate_and_evaluate, test_app.
 """
 
-import importlib
 import re
 import socket
-import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -16,20 +13,9 @@ from PIL import Image
 from t2ilayers import SSAGAN, SSAGANConfig
 from t2ilayers.data import CaptionedShapes
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from scripts import EXAMPLES, refused, run
+
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py") if "__main__" in path.read_text())
-
-
-@pytest.fixture
-def run(monkeypatch):
-    """Runs a script in this process and returns its exit code."""
-
-    def run(script, *arguments):
-        monkeypatch.syspath_prepend(str(EXAMPLES))
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
-        return importlib.import_module(script).main()
-
-    return run
 
 
 @pytest.fixture
@@ -62,36 +48,33 @@ def test_the_scripts_are_those_known_here():
     assert SCRIPTS == ["app", "evaluate", "generate", "pretrain_damsm", "train_ssagan"]
 
 
-def options(run, script, capsys):
+def options(script):
     """The help of each option on one line, by its flag."""
-    with pytest.raises(SystemExit) as ended:
-        run(script, "--help")
-    assert ended.value.code == 0
-    text = re.split(r"^\W*options\W*$", capsys.readouterr().out, flags=re.MULTILINE)[1]
+    result = run(script, "--help")
+    assert result.returncode == 0
+    text = re.split(r"^\W*options\W*$", result.stdout, flags=re.MULTILINE)[1]
     text = re.sub(r"\s+", " ", re.sub(r"[╭╮╰╯│─]|-{3,}", " ", text))
     return {part.split()[0]: part for part in re.split(r"(?<!,) (?=--[a-z-]+(?: [A-Z{\[]|, --no))", text)[1:]}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_says_defaults(run, script, capsys):
-    helps = options(run, script, capsys)
+def test_help_says_defaults(script):
+    helps = options(script)
     assert len(helps) >= 2
     assert [flag for flag, text in helps.items() if not re.search(r"\((default: .*|required)\)", text)] == []
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_is_plain_text_of_80_columns(run, script, capsys, monkeypatch):
+def test_help_is_plain_text_of_80_columns(script, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit):
-        run(script, "--help")
-    text = capsys.readouterr().out
+    text = run(script, "--help").stdout
     assert [line for line in text.splitlines() if len(line) > 80] == []
     assert not re.search(r"``|:\w+:`|\(default: \)|\( \)", text)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_says_the_range_of_every_number(run, script, capsys):
-    helps = options(run, script, capsys)
+def test_help_says_the_range_of_every_number(script):
+    helps = options(script)
     numbers = {flag: text for flag, text in helps.items() if re.match(r"\S+ (\{None\}\|)?(INT|FLOAT)", text)}
     assert numbers
     limits = re.compile(r"[Aa]t least|above|\d to (below )?\d")
@@ -122,28 +105,26 @@ def test_help_says_the_range_of_every_number(run, script, capsys):
         ("train_ssagan --encoders empty --steps 1 --out out", "empty holds no config.json"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_exit_code_2(run, place, monkeypatch, capsys, command, message):
+def test_a_mistake_is_one_sentence_and_exit_code_2(place, monkeypatch, command, message):
     monkeypatch.chdir(place)
-    assert run(*command.split()) == 2
-    said = capsys.readouterr().err
+    result = run(*command.split())
+    assert result.returncode == 2
+    said = result.stderr
     assert message in said
     # After a bar of progress, one line, or one and the list of a data set's problems.
     assert re.search(rf"(?m)^{command.split()[0]}(\.py)?: .+\n(  .+\n)*\Z", said), said
     assert "Traceback" not in said
 
 
-def test_a_port_in_use_is_named(run, place, capsys):
+def test_a_port_in_use_is_named(place):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        assert run("app", place / "good", "--port", port) == 2
-    assert (
-        f"cannot listen at 127.0.0.1:{port}: Address already in use; try another --port" in capsys.readouterr().err
-    )
+        result = run("app", place / "good", "--port", port)
+    refused(result, f"cannot listen at 127.0.0.1:{port}: Address already in use; try another --port")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_an_unknown_flag_is_refused(run, script, capsys):
-    with pytest.raises(SystemExit) as ended:
-        run(script, "--no-such-flag", "1")
-    assert ended.value.code == 2
-    assert "Traceback" not in capsys.readouterr().err
+def test_an_unknown_flag_is_refused(script):
+    result = run(script, "--no-such-flag", "1")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr

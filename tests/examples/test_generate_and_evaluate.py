@@ -1,12 +1,9 @@
-"""The scripts as a user runs them, on a model with random weights."""
+"""Drawing and measuring as a user runs them, on a model with random weights."""
 
 import hashlib
 import importlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +17,7 @@ from t2ilayers import SSAGAN, SSAGANConfig
 from t2ilayers.data import CaptionedShapes
 from t2ilayers.metrics import InceptionV3
 
-ROOT = Path(__file__).parents[2]
+from scripts import EXAMPLES, refused, run
 
 
 def save_model(folder, image_size, image_encoder):
@@ -37,24 +34,6 @@ def save_model(folder, image_size, image_encoder):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return save_model(tmp_path_factory.mktemp("models") / "small", 16, None)
-
-
-def run(script, *arguments):
-    return subprocess.run(
-        [sys.executable, f"examples/{script}.py", *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def refused(result, *parts):
-    """Exit code 2 and one line on stderr that says all the parts."""
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.count("\n") == 1, result.stderr
-    assert all(part in result.stderr for part in parts), result.stderr
 
 
 def test_generate_a_picture_a_caption(model, tmp_path):
@@ -191,23 +170,15 @@ PROTOCOLS = ["clean", "pytorch-fid", "df-legacy"]
 
 @pytest.fixture
 def evaluate_script(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "examples")
+    monkeypatch.syspath_prepend(EXAMPLES)
     return importlib.import_module("evaluate")
 
 
-@pytest.fixture
-def evaluate(evaluate_script, monkeypatch, capsys):
-    """Runs the script in this process."""
-
-    def evaluate(*arguments):
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
-        code = evaluate_script.main()
-        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
-
-    return evaluate
+def evaluate(*arguments):
+    return run("evaluate", *arguments)
 
 
-def test_evaluate_by_three_protocols(model, evaluate, tmp_path):
+def test_evaluate_by_three_protocols(model, tmp_path):
     out, folder = tmp_path / "r.json", folder_of_captions(tmp_path / "data", 3)
     references = [tmp_path / "references" / f"{name}.npz" for name in PROTOCOLS]
     result = evaluate(
@@ -260,7 +231,7 @@ def test_evaluate_by_three_protocols(model, evaluate, tmp_path):
     assert entry["reference"] == {"file": str(theirs), "samples": None, "label": ""}
 
 
-def test_evaluate_refuses_protocols_without_their_weights(model, evaluate, tmp_path):
+def test_evaluate_refuses_protocols_without_their_weights(model, tmp_path):
     (tmp_path / "weights.pth").write_bytes(b"not weights")
     dry = ("--inception-weights", "random:0")
 
@@ -281,8 +252,7 @@ def test_evaluate_refuses_protocols_without_their_weights(model, evaluate, tmp_p
     assert "names clean twice" in says(*dry, "--protocol", "clean", "clean")
     assert "has tensorflow-2015 weights twice" in says(*dry, "random:1")
     assert "--truncation must be > 0, got 0.0" in says("--truncation", 0)
-    with pytest.raises(SystemExit, match="2"):
-        evaluate(model, "--data", "shapes", "--protocol", "fid")
+    assert evaluate(model, "--data", "shapes", "--protocol", "fid").returncode == 2
 
 
 @pytest.mark.parametrize("truncation", [None, 0.5])

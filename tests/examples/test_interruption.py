@@ -15,21 +15,21 @@ import torch
 from t2ilayers import SSAGAN
 from t2ilayers.training import latest_checkpoint, load_checkpoint
 
-from training_script import command, run_script
+from scripts import command, flags, train
 
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
-    result = run_script(out, "--save-every", "1")
+    result = train(out, "--save-every", "1")
     assert result.returncode == 0, result.stderr
     return out
 
 
 @contextlib.contextmanager
-def running(out, *flags):
+def running(out, *more):
     with subprocess.Popen(
-        command(out, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command("train_ssagan", *flags(out, *more)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as run:
         try:
             yield run
@@ -72,7 +72,7 @@ def test_killed_twice_once_while_it_saved_it_resumes_to_identical_weights_and_op
     for path in checkpoints.glob("*.pt"):
         load_checkpoint(path)
 
-    result = run_script(tmp_path, "--save-every", "1", "--resume", "--workers", "1")
+    result = train(tmp_path, "--save-every", "1", "--resume", "--workers", "1")
     assert result.returncode == 0, result.stderr
     assert not any(checkpoints.glob(".*"))
     ours, theirs = (load_checkpoint(latest_checkpoint(out / "checkpoints")) for out in (tmp_path, whole_run))

@@ -1,11 +1,10 @@
 """The pre-training script: what it measures, what it leaves behind, and that it continues exactly."""
 
 import hashlib
+import importlib
 import io
 import json
-import sys
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,13 +17,13 @@ from t2ilayers.encoders import ConvImageEncoder, EncoderPair, ImageFeatures, LST
 from t2ilayers.interop import official
 from t2ilayers.metrics import InceptionV3
 
+from scripts import EXAMPLES, run
+
 
 @pytest.fixture
 def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
-    import pretrain_damsm
-
-    return pretrain_damsm
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return importlib.import_module("pretrain_damsm")
 
 
 def write_shards(folder, **greys):
@@ -48,13 +47,11 @@ def shards(tmp_path_factory):
 
 
 @pytest.fixture
-def run(script, monkeypatch, shards):
-    def run(out, *flags, data=shards):
-        command = ["pretrain_damsm.py", "--data", f"shards:{data}", "--out", str(out), "--log-every", "1"]
-        monkeypatch.setattr(sys, "argv", [*command, *flags])
-        return script.main()
+def pretrain(shards):
+    def pretrain(out, *flags, data=shards):
+        return run("pretrain_damsm", "--data", f"shards:{data}", "--out", out, "--log-every", 1, *flags)
 
-    return run
+    return pretrain
 
 
 SMALL = ("--image-size", "32", "--batch-size", "6", "--candidates", "4")
@@ -69,8 +66,8 @@ def same_weights(module, other):
     return all(torch.equal(value, theirs[key]) for key, value in module.state_dict().items())
 
 
-def test_a_run_leaves_metrics_and_encoders(run, tmp_path):
-    assert run(tmp_path, *SMALL, "--epochs", "2", "--measure-every", "4") == 0
+def test_a_run_leaves_metrics_and_encoders(pretrain, tmp_path):
+    assert pretrain(tmp_path, *SMALL, "--epochs", "2", "--measure-every", "4").returncode == 0
     rows = metrics(tmp_path)
     assert [row["step"] for row in rows] == list(range(6))  # 2 * 16 / 6, rounded up
     assert [row["step"] for row in rows if "retrieval/r_precision" in row] == [0, 4]
@@ -84,18 +81,18 @@ def test_a_run_leaves_metrics_and_encoders(run, tmp_path):
     assert all(torch.equal(value, last[key]) for key, value in model.state_dict().items())
 
 
-def test_a_run_in_two_parts_is_the_run_in_one(run, tmp_path):
+def test_a_run_in_two_parts_is_the_run_in_one(pretrain, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert run(whole, *SMALL, "--epochs", "3") == 0
-    assert run(parts, *SMALL, "--epochs", "1") == 0
-    assert run(parts, *SMALL, "--epochs", "3", "--resume", "--workers", "1") == 0
+    assert pretrain(whole, *SMALL, "--epochs", "3").returncode == 0
+    assert pretrain(parts, *SMALL, "--epochs", "1").returncode == 0
+    assert pretrain(parts, *SMALL, "--epochs", "3", "--resume", "--workers", "1").returncode == 0
     assert same_weights(*(EncoderPair.from_pretrained(out / "encoders") for out in (parts, whole)))
     assert [row["encoders/words_i2t"] for row in metrics(parts)] == [
         row["encoders/words_i2t"] for row in metrics(whole)
     ]
 
 
-def test_inception_starts_from_a_file_and_keeps_its_trunk(run, tmp_path, tmp_path_factory, capsys):
+def test_inception_starts_from_a_file_and_keeps_its_trunk(pretrain, tmp_path, tmp_path_factory):
     network = InceptionV3.random("torchvision", seed=0)
     state = network.trunk.state_dict() | {f"fc.{key}": value for key, value in network.fc.state_dict().items()}
     file = tmp_path_factory.mktemp("weights") / "inception.pth"
@@ -103,10 +100,11 @@ def test_inception_starts_from_a_file_and_keeps_its_trunk(run, tmp_path, tmp_pat
     flags = ("--image-encoder", "inception", "--inception-weights", str(file), "--epochs", "1")
     flags += ("--batch-size", "2", "--candidates", "2", "--image-size", "64")
     data = write_shards(tmp_path, train=(0, 10), test=(20, 30))
-    assert run(tmp_path / "out", *flags, data=data) == 2
-    assert "give that hash with it" in capsys.readouterr().err
+    result = pretrain(tmp_path / "out", *flags, data=data)
+    assert result.returncode == 2
+    assert "give that hash with it" in result.stderr
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert run(tmp_path / "out", *flags, "--inception-sha256", sha256, data=data) == 0
+    assert pretrain(tmp_path / "out", *flags, "--inception-sha256", sha256, data=data).returncode == 0
     encoder = official.load_image_encoder(tmp_path / "out/encoders/image_encoder.pth")
     assert same_weights(encoder.trunk, network.trunk)
     saved = EncoderPair.from_pretrained(tmp_path / "out/encoders").image_encoder
@@ -159,43 +157,45 @@ def test_the_rate_falls_as_published(script):
         ((), "every picture needs candidates - 1 = 99 sentences"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(run, tmp_path, capsys, flags, message):
-    assert run(tmp_path, *(flags or ("--steps", "2"))) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
+def test_a_mistake_is_one_line_and_exit_code_2(pretrain, tmp_path, flags, message):
+    result = pretrain(tmp_path, *(flags or ("--steps", "2")))
+    assert result.returncode == 2
+    said = result.stderr.splitlines()[-1]
     assert said.startswith("pretrain_damsm: ")
     assert message in said
 
 
-def test_another_run_is_neither_written_over_nor_continued(run, tmp_path, capsys):
-    assert run(tmp_path, *SMALL, "--epochs", "1") == 0
-    assert run(tmp_path, *SMALL, "--epochs", "1") == 2
-    assert "holds another run's checkpoints" in capsys.readouterr().err
-    assert run(tmp_path, *SMALL, "--epochs", "1", "--resume", "--seed", "3") == 2
-    assert "was trained with --seed 0, this run has 3" in capsys.readouterr().err
+def test_another_run_is_neither_written_over_nor_continued(pretrain, tmp_path):
+    assert pretrain(tmp_path, *SMALL, "--epochs", "1").returncode == 0
+    result = pretrain(tmp_path, *SMALL, "--epochs", "1")
+    assert result.returncode == 2
+    assert "holds another run's checkpoints" in result.stderr
+    result = pretrain(tmp_path, *SMALL, "--epochs", "1", "--resume", "--seed", "3")
+    assert result.returncode == 2
+    assert "was trained with --seed 0, this run has 3" in result.stderr
 
 
-def test_a_diverging_run_stops_and_leaves_no_checkpoint(run, tmp_path, capsys):
-    assert run(tmp_path, *SMALL, "--epochs", "9", "--lr", "1e30") == 1
-    assert "training stopped; there is no checkpoint yet" in capsys.readouterr().err
+def test_a_diverging_run_stops_and_leaves_no_checkpoint(pretrain, tmp_path):
+    result = pretrain(tmp_path, *SMALL, "--epochs", "9", "--lr", "1e30")
+    assert result.returncode == 1
+    assert "training stopped; there is no checkpoint yet" in result.stderr
     assert not (tmp_path / "encoders").exists()
 
 
-def test_gan_training_starts_from_the_encoders_that_were_left(run, tmp_path, shards, capsys, monkeypatch):
-    assert run(tmp_path / "damsm", *SMALL, "--epochs", "1") == 0
-    import train_ssagan
+def test_gan_training_starts_from_the_encoders_that_were_left(pretrain, tmp_path, shards):
+    assert pretrain(tmp_path / "damsm", *SMALL, "--epochs", "1").returncode == 0
 
     def train(out, *flags):
-        command = ["train_ssagan.py", "--data", f"shards:{shards}", "--out", str(out)]
-        command += ["--steps", "1", "--ngf", "4", "--ndf", "4", "--batch-size", "4", "--text-encoder", "frozen"]
-        monkeypatch.setattr(sys, "argv", [*command, "--encoders", str(tmp_path / "damsm" / "encoders"), *flags])
-        return train_ssagan.main()
+        given = ["--data", f"shards:{shards}", "--encoders", tmp_path / "damsm" / "encoders", "--out", out]
+        small = "--steps 1 --ngf 4 --ndf 4 --batch-size 4 --text-encoder frozen"
+        return run("train_ssagan", *given, *small.split(), *flags)
 
-    assert train(tmp_path / "gan", "--image-size", "32") == 0
+    assert train(tmp_path / "gan", "--image-size", "32").returncode == 0
     given = EncoderPair.from_pretrained(tmp_path / "damsm" / "encoders")
     trained = SSAGAN.from_pretrained(tmp_path / "gan" / "model")
     for name in ("text_encoder", "image_encoder"):
         for a, b in zip(getattr(given, name).parameters(), getattr(trained, name).parameters(), strict=True):
             assert torch.equal(a, b)
-    capsys.readouterr()
-    assert train(tmp_path / "other", "--image-size", "64") == 2
-    assert "the encoders must be for pictures of 64 px, got 32 px" in capsys.readouterr().err
+    result = train(tmp_path / "other", "--image-size", "64")
+    assert result.returncode == 2
+    assert "the encoders must be for pictures of 64 px, got 32 px" in result.stderr

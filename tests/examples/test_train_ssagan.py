@@ -12,13 +12,13 @@ import torch
 from t2ilayers import SSAGAN
 from t2ilayers.training import fastest_precision, latest_checkpoint, load_checkpoint
 
-from training_script import EXAMPLES, command, run_script
+from scripts import EXAMPLES, command, flags, run, train
 
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
-    result = run_script(out)
+    result = train(out)
     assert result.returncode == 0, result.stderr
     return out
 
@@ -36,8 +36,8 @@ def test_the_script_writes_what_it_says(whole_run):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
-    assert run_script(tmp_path, "--steps", "2").returncode == 0
-    result = run_script(tmp_path, "--resume", "--lr-discriminator", "1e20")
+    assert train(tmp_path, "--steps", "2").returncode == 0
+    result = train(tmp_path, "--resume", "--lr-discriminator", "1e20")
     assert result.returncode == 1
     assert re.search(r"train_ssagan: \w+/\w+ is (nan|inf|-inf) at step \d", result.stderr)
     assert "resume with smaller learning rates" in result.stderr
@@ -47,7 +47,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("mistake", "message"),
     [
         (("--data", "no/such/folder"), "no/such/folder"),
         (("--image-size", "48"), "image_size"),
@@ -59,22 +59,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
         (("--encoders", "a", "--text-encoder-weights", "b"), "--encoders holds both encoders"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, flags, message):
-    result = run_script(tmp_path, *flags)
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, mistake, message):
+    result = train(tmp_path, *mistake)
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_a_new_run_does_not_write_over_another_ones_checkpoints(whole_run):
-    result = run_script(whole_run)
+    result = train(whole_run)
     assert result.returncode == 2
     assert "holds another run's checkpoints" in result.stderr
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--ngf", "4"), ("--seed", "3"), ("--penalty-every", "2")])
 def test_resuming_as_another_run_is_refused(whole_run, flag, value):
-    result = run_script(whole_run, "--resume", flag, value)
+    result = train(whole_run, "--resume", flag, value)
     assert result.returncode == 2
     assert re.search(rf"was trained with {flag} \d, this run has {value}", result.stderr)
 
@@ -88,14 +88,14 @@ def test_the_run_is_described(whole_run):
 
 
 @pytest.fixture
-def flags(monkeypatch):
+def read_train_config(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module("flags")
+    return importlib.import_module("flags").read_train_config
 
 
 @pytest.mark.parametrize(("name", "words", "steps"), [("cub", 5450, 221_375), ("coco", 27297, 413_915)])
-def test_a_published_experiment_has_the_published_model(flags, name, words, steps):
-    config = flags.read_train_config(["--experiment", name, "--data", "cub:elsewhere", "--penalty", "joint"], None)
+def test_a_published_experiment_has_the_published_model(read_train_config, name, words, steps):
+    config = read_train_config(["--experiment", name, "--data", "cub:elsewhere", "--penalty", "joint"], None)
     config.check()
     assert (config.data, config.step.penalty, config.step.penalty_power) == ("cub:elsewhere", "joint", 6.0)
     assert (config.batch_size, config.step.lr_generator, config.step.lr_discriminator) == (24, 1e-4, 4e-4)
@@ -113,11 +113,7 @@ def test_a_published_experiment_has_the_published_model(flags, name, words, step
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator trains for hours, not days")
 @pytest.mark.parametrize(("script", "flag"), [("train_ssagan", "--steps"), ("pretrain_damsm", "--epochs")])
 def test_days_of_work_on_a_cpu_are_asked_for(script, flag, tmp_path):
-    result = subprocess.run(
-        [sys.executable, str(EXAMPLES / f"{script}.py"), "--out", str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-    )
+    result = run(script, "--out", tmp_path / "out")
     assert result.returncode == 2
     assert re.search(rf"{script}: {flag}.* must be given on a CPU", result.stderr)
     assert not (tmp_path / "out").exists()
@@ -125,11 +121,12 @@ def test_days_of_work_on_a_cpu_are_asked_for(script, flag, tmp_path):
 
 def test_torchrun_writes_once_and_what_one_process_writes(tmp_path):
     # In bfloat16 two processes round a batch differently from one, by as much as it moves in a step.
-    flags = ["--batch-size", "5", "--steps", "2", "--precision", "fp32"]
-    result = run_script(tmp_path / "one", *flags)
+    small = ["--batch-size", "5", "--steps", "2", "--precision", "fp32"]
+    result = train(tmp_path / "one", *small)
     assert result.returncode == 0, result.stderr
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    result = subprocess.run([*launcher, *command(tmp_path / "two", *flags)[1:]], capture_output=True, text=True)
+    whole = [*launcher, *command("train_ssagan", *flags(tmp_path / "two", *small))[1:]]
+    result = subprocess.run(whole, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     one, two = (load_checkpoint(latest_checkpoint(tmp_path / name / "checkpoints")) for name in ("one", "two"))
     for part in ("model", "ema"):
