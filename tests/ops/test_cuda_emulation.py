@@ -34,8 +34,8 @@ from hypothesis import strategies as st
 
 
 @pytest.fixture(scope="session")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return load(tmp_path_factory.mktemp("cuda_emulation"))
+def kernels() -> ctypes.CDLL:
+    return load()
 
 
 LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])

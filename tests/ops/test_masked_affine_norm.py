@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2ilayers.ops import masked_affine_norm
+
+from ranks import run_together
 
 IMPLS = {impl: functools.partial(masked_affine_norm, impl=impl) for impl in ("reference", "native")}
 
@@ -370,8 +371,13 @@ def test_integers_none_single_values_and_missing_kernels_are_refused():
 SHARDS = ((0, 3), (3, 3), (3, 5))  # unequal, and one empty
 
 
-def _rank(rank, impl, file, results):
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=len(SHARDS))
+def _rank(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=len(SHARDS))
+    torch.save({impl: _share(rank, impl) for impl in IMPLS}, f"{folder}/{rank}")
+    dist.destroy_process_group()
+
+
+def _share(rank, impl):
     tensors = [t[slice(*SHARDS[rank])].clone().requires_grad_() for t in inputs(5, upsample=2)]
     running = [torch.zeros(6).double(), torch.ones(6).double()]
     y = masked_affine_norm(
@@ -380,15 +386,19 @@ def _rank(rank, impl, file, results):
     )  # fmt: skip
     first = torch.autograd.grad(y.square().sum(), tensors, create_graph=True)
     second = torch.autograd.grad(sum(g.square().sum() for g in first), tensors)
-    torch.save([y.detach(), *(g.detach() for g in (*first, *second)), *running], f"{results}/{rank}")
-    dist.destroy_process_group()
+    return [y.detach(), *(g.detach() for g in (*first, *second)), *running]
+
+
+@pytest.fixture(scope="module")
+def shares(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    run_together(_rank, folder, count=len(SHARDS))
+    return [torch.load(folder / str(rank)) for rank in range(len(SHARDS))]
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_synchronized_statistics_equal_one_process_with_unequal_and_empty_shards(impl, tmp_path):
-    mp.spawn(_rank, (impl, tmp_path / "rendezvous", tmp_path), nprocs=len(SHARDS))
-    ranks = [torch.load(tmp_path / str(rank)) for rank in range(len(SHARDS))]
-
+def test_synchronized_statistics_equal_one_process_with_unequal_and_empty_shards(impl, shares):
+    ranks = [share[impl] for share in shares]
     tensors = [t.requires_grad_() for t in inputs(5, upsample=2)]
     running = [torch.zeros(6).double(), torch.ones(6).double()]
     y = masked_affine_norm(

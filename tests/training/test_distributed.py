@@ -5,12 +5,13 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from t2ilayers import SSAGAN, SSAGANConfig
 from t2ilayers.data import CaptionedShapes, collate
 from t2ilayers.layers import FusedSequential, SemanticAffineBN
 from t2ilayers.training import EncoderStep, Processes, SSAGANStep, StepConfig, synchronize_statistics
+
+from ranks import run_together
 
 DATA = CaptionedShapes(64, image_size=32)
 SHARES = ((4, 4), (1, 6), (3, 2))  # samples of each process, step by step
@@ -75,7 +76,7 @@ def one_of_two(rank, folder):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    mp.spawn(one_of_two, (folder,), nprocs=2)
+    run_together(one_of_two, folder, count=2)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -17,6 +17,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from t2ilayers.ops import _cache, build
+from t2ilayers.ops._compilers import digest
+
 HERE = Path(__file__).parent
 FLAGS = ("-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-U_FORTIFY_SOURCE", "-Wno-unknown-pragmas")
 EPS, MOMENTUM = 1e-5, 0.3
@@ -69,14 +72,21 @@ ChainBackward = c_struct(
 STRUCTS = Problem, Forward, Backward, Chain, ChainBackward
 
 
-def load(folder: Path) -> ctypes.CDLL:
-    """The kernels, compiled for this machine into ``folder``."""
+def load() -> ctypes.CDLL:
+    """The kernels, compiled for this machine: once for all processes, and again where a source has changed."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("the emulation is C++ and there is no g++")
-    library = folder / "driver.so"
-    subprocess.run([compiler, *FLAGS, str(HERE / "driver.cpp"), "-o", str(library)], check=True)
-    loaded = ctypes.CDLL(str(library))
+
+    def work(folder: Path) -> bytes:
+        library = folder / "driver.so"
+        subprocess.run([compiler, *FLAGS, str(HERE / "driver.cpp"), "-o", str(library)], check=True)
+        return library.read_bytes()
+
+    own = [path.read_bytes() for path in sorted(HERE.glob("*.[ch]*"))]
+    version = subprocess.check_output([compiler, "--version"])
+    key = digest((FLAGS, version, own, build._read_sources("cuda")))
+    loaded = ctypes.CDLL(str(_cache.make(f"cuda_emulation-{key}", work)))
     for function in (loaded.size_of, loaded.forward_bytes, loaded.backward_bytes, loaded.chain_backward_bytes):
         function.restype = ctypes.c_int64
     for function in (loaded.forward, loaded.backward, loaded.chain, loaded.chain_backward):
