@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -39,10 +40,27 @@ def _uniform(key: str, shape: Iterable[int]) -> np.ndarray:
 
 
 def weight(key: str, shape: Iterable[int]) -> Tensor:
-    """The value of the state-dict entry ``key`` of a text model, in float64; the rules apply in this order."""
+    """The value of the state-dict entry ``key``, in float64; the rules apply in this order."""
     shape = tuple(shape)
+    if "lstm." in key:  # one cell, under many names
+        key = "block6.lstm." + key.split("lstm.")[1]
+    if "CLIP_ViT." in key:
+        key = "visual." + key.split("CLIP_ViT.")[1]
     u, last = _uniform(key, shape), key.split(".")[-1]
-    if len(shape) >= 2:
+    if last in ("num_batches_tracked", "accumulation_counter"):
+        return torch.zeros(shape, dtype=torch.int64)
+    if last in ("running_var", "stored_var"):
+        value = 0.5 + u
+    elif last in ("running_mean", "stored_mean"):
+        value = 0.2 * u - 0.1
+    elif key.endswith((".b1.embed.weight", ".b2.embed.weight")):
+        half = shape[1] // 2
+        value = np.concatenate([0.5 + u[:, :half], 0.2 * u[:, half:] - 0.1], axis=1)
+    elif re.fullmatch(r"sv\d+", last):
+        value = np.ones(shape)
+    elif last in ("weight_u", "weight_v"):
+        value = (2 * u - 1) * np.sqrt(3 / u.size)
+    elif len(shape) >= 2:
         value = (2 * u - 1) * np.sqrt(3 / np.prod(shape[1:]))
     elif shape in ((), (1,)) and last in ("gamma", "beta"):
         value = 0.3 + 0.2 * u
@@ -52,7 +70,7 @@ def weight(key: str, shape: Iterable[int]) -> Tensor:
         value = 0.5 + u
     else:
         value = 0.2 * u - 0.1
-    return torch.from_numpy(value.astype(np.float32).astype(np.float64))
+    return torch.from_numpy(np.asarray(value).astype(np.float32).astype(np.float64))
 
 
 def weights(shapes: Mapping[str, Iterable[int]]) -> dict[str, Tensor]:
@@ -71,6 +89,21 @@ def gauss(name: str, shape: Iterable[int]) -> Tensor:
     v = np.modf(i * 0.7548776662466927 + zlib.crc32(name.encode()) / 2**32)[0].reshape(shape)
     value = np.sqrt(-2 * np.log(np.clip(u, 1e-12, 1))) * np.cos(2 * np.pi * v)
     return torch.from_numpy(value.astype(np.float32).astype(np.float64))
+
+
+def given(rule: Mapping[str, Any]) -> Tensor:
+    """An input of a case by its rule; it requires a gradient unless it is fixed or of whole numbers."""
+    name, shape = rule["name"], rule["shape"]
+    if rule["rule"] == "labels":
+        return torch.from_numpy(np.floor(rule["classes"] * _uniform("data:" + name, shape))).long()
+    if rule["rule"] == "onehot":
+        n, k, h, w = shape
+        block = rule["block"]
+        small = np.floor(k * _uniform("data:" + name, (n, -(-h // block), -(-w // block))))
+        labels = torch.from_numpy(small).long().repeat_interleave(block, 1).repeat_interleave(block, 2)
+        return torch.nn.functional.one_hot(labels[:, :h, :w], k).movedim(3, 1).double()
+    x = gauss(name, shape) if rule["rule"] == "gauss" else data(name, shape, rule["lo"], rule["hi"])
+    return x if rule.get("fixed") else x.requires_grad_()
 
 
 def assert_entry(

@@ -16,9 +16,13 @@ from t2ilayers.layers import (
     FiLM2d,
     FusedSequential,
     MatchingHead,
+    PreActivationBlock,
     ProjectionHead,
+    SelfAttention2d,
     SPADE2d,
+    SpectralConv2d,
 )
+from t2ilayers.models import ProjectionBlock
 
 
 def x(n=4, c=6, side=4):
@@ -57,6 +61,9 @@ SUBJECTS = {
     "DownBlock": (lambda: DownBlock(6, 4), lambda: (x(),)),
     "MatchingHead": (lambda: MatchingHead(6, 4, 5), lambda: (x(), cond())),
     "ProjectionHead": (lambda: ProjectionHead(6, 3), lambda: (x(), classes())),
+    "SelfAttention2d": (lambda: SelfAttention2d(8), lambda: (x(c=8),)),
+    "PreActivationBlock": (lambda: PreActivationBlock(6, 4, convolution=SpectralConv2d), lambda: (x(),)),
+    "ProjectionBlock": (lambda: ProjectionBlock(6, 4, 3, spectral_norm=True), lambda: (x(), classes())),
     "SSAGenerator": (
         lambda: SSAGenerator(16, ngf=2, z_dim=6, cond_dim=5, mask_channels=3), lambda: (torch.randn(4, 6), cond())
     ),

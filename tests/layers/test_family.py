@@ -1,41 +1,11 @@
 """Conditional norms against the figures of the published modules of SPADE, BigGAN, mimicry and DF-GAN."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from golden_family import _uniform, assert_entry, data, family, weight
+from golden_family import assert_entry, data, family, given, weight
 from t2ilayers.layers import ConditionalBatchNorm2d, ConditionalNorm2d, DFAffineBlock, SPADE2d
-
-
-def entry(key, shape):
-    """A weight or a buffer by the rules, those of statistics and of mimicry's tables first."""
-    u, last = _uniform(key, shape), key.split(".")[-1]
-    if last in ("running_var", "stored_var"):
-        value = 0.5 + u
-    elif last in ("running_mean", "stored_mean"):
-        value = 0.2 * u - 0.1
-    elif key.endswith((".b1.embed.weight", ".b2.embed.weight")):
-        half = shape[1] // 2
-        value = np.concatenate([0.5 + u[:, :half], 0.2 * u[:, half:] - 0.1], axis=1)
-    else:
-        return weight(key, shape)
-    return torch.from_numpy(value.astype(np.float32).astype(np.float64))
-
-
-def given(rule):
-    name, shape = rule["name"], rule["shape"]
-    if rule["rule"] == "labels":
-        return torch.from_numpy(np.floor(rule["classes"] * _uniform("data:" + name, shape))).long()
-    if rule["rule"] == "onehot":
-        n, k, h, w = shape
-        block = rule["block"]
-        small = np.floor(k * _uniform("data:" + name, (n, -(-h // block), -(-w // block))))
-        labels = torch.from_numpy(small).long().repeat_interleave(block, 1).repeat_interleave(block, 2)
-        return torch.nn.functional.one_hot(labels[:, :h, :w], k).movedim(3, 1).double()
-    x = data(name, shape, rule["lo"], rule["hi"])
-    return x if rule.get("fixed") else x.requires_grad_()
 
 
 def spade(args, state):
@@ -110,7 +80,7 @@ def test_a_layer_has_the_figures_of_the_published_one(model, case, dtype, tolera
     figures, metadata = family(model)
     facts = metadata["cases"][case]
     counters = ("num_batches_tracked", "accumulation_counter")
-    state = {key: entry(facts["prefix"] + key, shape) for key, shape in facts["keys"].items()
+    state = {key: weight(facts["prefix"] + key, shape) for key, shape in facts["keys"].items()
              if not key.endswith(counters)}  # fmt: skip
     layer, named = CASES[model, case](facts["args"], state)
     layer = layer.double()

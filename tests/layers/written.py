@@ -11,9 +11,12 @@ from t2ilayers.layers import (
     FusedSequential,
     MaskPredictor,
     MatchingHead,
+    PreActivationBlock,
     ProjectionHead,
+    SelfAttention2d,
     SPADE2d,
 )
+from t2ilayers.models import ProjectionBlock
 
 ACTIVATIONS = {
     "none": lambda z, slope: z,
@@ -81,6 +84,28 @@ def projection_head(head, features, cond):
     return head.linear(h).flatten() + (head.embed(cond) * h).sum(1)
 
 
+def attention(layer, x):
+    query, key, value = layer.query(x), F.max_pool2d(layer.key(x), 2), F.max_pool2d(layer.value(x), 2)
+    logits = torch.einsum("nchw,ncij->nhwij", query, key)
+    weight = torch.softmax(logits.flatten(3), dim=3).view_as(logits)
+    return x + layer.gamma * layer.out(torch.einsum("nhwij,ncij->nchw", weight, value))
+
+
+def pre_activation(block, x):
+    h = x if block.first else F.relu(x)
+    residual = block.conv2(F.relu(block.conv1(h)))
+    shortcut = block.shortcut(h if block.activated_shortcut else x)
+    return F.avg_pool2d(residual + shortcut, 2) if block.downsample else residual + shortcut
+
+
+def projection_block(block, x, *classes):
+    def larger(x):
+        return F.interpolate(x, scale_factor=2, mode="bilinear") if block.upsample else x
+
+    h = block.conv1(larger(block.norm1(x, *classes)))
+    return block.shortcut(larger(x)) + block.conv2(block.norm2(h, *classes))
+
+
 def generator(model, z, cond):
     x = model.fc(z).unflatten(1, (-1, 4, 4))
     for block in model.blocks:
@@ -105,6 +130,9 @@ FORMULAS = {
     DownBlock: down_block,
     MatchingHead: matching_head,
     ProjectionHead: projection_head,
+    SelfAttention2d: attention,
+    PreActivationBlock: pre_activation,
+    ProjectionBlock: projection_block,
     SSAGenerator: generator,
     MatchingAwareDiscriminator: discriminator,
 }

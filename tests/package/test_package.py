@@ -97,19 +97,21 @@ PUBLIC = {
     "t2ilayers.layers": (
         "ActivatedBatchNorm AdaptiveGroupNorm2d AdaptiveInstanceNorm2d ConditionalBatchNorm2d ConditionalNorm2d "
         "Conv2d DFAffineBlock DownBlock FiLM2d FusedSequential LeakyReLU MaskPredictor MatchingHead "
-        "ProjectionHead SPADE2d SSAConv SemanticAffineBN affine_parameters"
+        "PreActivationBlock ProjectionHead SPADE2d SSAConv SelfAttention2d SemanticAffineBN SpectralConv2d "
+        "SpectralEmbedding SpectralLinear SpectralNorm affine_parameters"
     ),
     "t2ilayers.encoders": (
         "ConvImageEncoder EmptyCaptionError EncoderPair ImageFeatures InceptionImageEncoder LSTMTextEncoder "
         "TextFeatures UnknownWordError Vocabulary tokenize"
     ),
     "t2ilayers.models": (
-        "DFBlock DFGenerator GeneratorOutput MatchingAwareDiscriminator SSAGAN SSAGANConfig SSAGenerator "
-        "SSAGeneratorOutput"
+        "DFBlock DFGenerator GeneratorOutput MatchingAwareDiscriminator ProjectionBlock ProjectionDiscriminator "
+        "ProjectionGenerator SSAGAN SSAGANConfig SSAGenerator SSAGeneratorOutput"
     ),
     "t2ilayers.losses": (
-        "DAMSMLoss HingeLoss damsm_loss gradient_penalty hinge_discriminator_loss hinge_generator_loss "
-        "matching_aware_gradient_penalty mismatched_pairs"
+        "AdversarialLoss DAMSMLoss HingeLoss damsm_loss gradient_penalty hinge_discriminator_loss "
+        "hinge_generator_loss logistic_discriminator_loss logistic_generator_loss "
+        "matching_aware_gradient_penalty mismatched_pairs wasserstein_discriminator_loss"
     ),
     "t2ilayers.data": (
         "ATTRIBUTES BACKGROUNDS Batch BatchDataset COCODataset COLOURS CUBDataset CaptionFolder CaptionShards "

@@ -1,21 +1,31 @@
-"""Losses of matching-aware conditional GANs: hinge, gradient penalty, DAMSM.
+"""Losses of conditional GANs: hinge, logistic, Wasserstein, gradient penalty, DAMSM.
 
 Letters: ``N`` batch, ``D`` embedding, ``T`` words, ``h w`` grid of image regions, ``C H W`` image. Losses are
 computed in float32 at least, also under autocast: half inputs are cast up, float64 stays.
 """
 
+from .adversarial import (
+    AdversarialLoss,
+    logistic_discriminator_loss,
+    logistic_generator_loss,
+    wasserstein_discriminator_loss,
+)
 from .damsm import DAMSMLoss, damsm_loss
 from .hinge import HingeLoss, hinge_discriminator_loss, hinge_generator_loss
 from .pairs import mismatched_pairs
 from .penalty import gradient_penalty, matching_aware_gradient_penalty
 
 __all__ = [
+    "AdversarialLoss",
     "DAMSMLoss",
     "HingeLoss",
     "damsm_loss",
     "gradient_penalty",
     "hinge_discriminator_loss",
     "hinge_generator_loss",
+    "logistic_discriminator_loss",
+    "logistic_generator_loss",
     "matching_aware_gradient_penalty",
     "mismatched_pairs",
+    "wasserstein_discriminator_loss",
 ]

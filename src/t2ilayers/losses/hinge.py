@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._arguments import full
+from ._arguments import check_logits, full
 
 
 class HingeLoss(NamedTuple):
@@ -66,12 +66,12 @@ def hinge_discriminator_loss(real: Tensor, fake: Tensor, mismatched: Tensor | No
         >>> loss.real, loss.fake, loss.total
         (tensor(0.2500), tensor(0.5000), tensor(0.7500))
     """
-    _check_logits("real", real)
-    _check_logits("fake", fake)
+    check_logits("real", real)
+    check_logits("fake", fake)
     terms = [F.relu(1 - full(real)).mean(), F.relu(1 + full(fake)).mean()]
     if mismatched is None:
         return HingeLoss(terms[0], terms[1], None)
-    _check_logits("mismatched", mismatched, empty=True)
+    check_logits("mismatched", mismatched, empty=True)
     # sum / max(count, 1) is the mean, and 0 instead of NaN for no pairs.
     return HingeLoss(terms[0], terms[1], F.relu(1 + full(mismatched)).sum() / max(mismatched.numel(), 1))
 
@@ -97,15 +97,5 @@ def hinge_generator_loss(fake: Tensor) -> Tensor:
         >>> hinge_generator_loss(torch.tensor([1.0, -4.0]))
         tensor(1.5000)
     """
-    _check_logits("fake", fake)
+    check_logits("fake", fake)
     return -full(fake).mean()
-
-
-def _check_logits(name: str, logits: Tensor, *, empty: bool = False) -> None:
-    if not logits.is_floating_point():
-        raise TypeError(f"{name} must be logits of a floating dtype, got {logits.dtype}.")
-    if logits.numel() == 0 and not empty:
-        raise ValueError(
-            f"{name} must hold at least one logit, got shape {tuple(logits.shape)}: "
-            "the mean of nothing is NaN; skip the step for an empty batch."
-        )

@@ -2,6 +2,7 @@
 
 from .dfgan import DFBlock, DFGenerator, GeneratorOutput
 from .discriminators import MatchingAwareDiscriminator
+from .projection import ProjectionBlock, ProjectionDiscriminator, ProjectionGenerator
 from .ssagan import SSAGAN, SSAGANConfig, SSAGenerator, SSAGeneratorOutput
 
 __all__ = [
@@ -10,6 +11,9 @@ __all__ = [
     "DFGenerator",
     "GeneratorOutput",
     "MatchingAwareDiscriminator",
+    "ProjectionBlock",
+    "ProjectionDiscriminator",
+    "ProjectionGenerator",
     "SSAGANConfig",
     "SSAGenerator",
     "SSAGeneratorOutput",

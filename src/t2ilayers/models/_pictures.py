@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..layers import SpectralConv2d
 from ..ops._fast import few_channels_conv2d
 
 
@@ -15,6 +16,13 @@ def check_image_size(image_size: int) -> None:
 
 class ToPicture(nn.Conv2d):
     """The 3x3 convolution to a picture."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return few_channels_conv2d(input, weight, bias)
+
+
+class SpectralToPicture(SpectralConv2d):
+    """The same, spectrally normalized."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return few_channels_conv2d(input, weight, bias)
