@@ -88,9 +88,9 @@ NEAR, CLEAR = 1e-4, 3e-6  # what float32 might turn over, and where it does not
 class Sides:
     """The op, first noting what is near zero before the activation, then keeping it on its side."""
 
-    def __init__(self):
-        self.near = {}  # call -> [(place in the result, its side: 1.0 or -1.0)]
-        self.noting = True
+    def __init__(self, near=None):
+        self.noting = near is None
+        self.near = near or {}  # call -> [(place in the result, its side: 1.0 or -1.0)]
         self.call = -1
 
     def __call__(self, x, gamma, beta, mask=None, **options):
@@ -124,17 +124,27 @@ class Sides:
         return shift
 
 
+def watch(patch, sides):
+    for module in (_affine_norm, fused):
+        patch.setattr(module, "masked_affine_norm", sides)
+
+
+@pytest.fixture(scope="module")
+def near():
+    """What is near zero, in float64."""
+    z, cond, _ = inputs()
+    sides = Sides()
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        watch(patch, sides)
+        generator().train().double()(z.double(), cond.double())
+    return sides.near
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("impl", ["reference", "native"])
-def test_generator_in_training_mode_with_gradients_and_running_statistics(impl, dtype, monkeypatch):
-    sides = Sides()
-    for module in (_affine_norm, fused):
-        monkeypatch.setattr(module, "masked_affine_norm", sides)
+def test_generator_in_training_mode_with_gradients_and_running_statistics(impl, dtype, near, monkeypatch):
+    watch(monkeypatch, Sides(near))
     z, cond, _ = inputs()
-    with torch.no_grad():
-        generator().train().double()(z.double(), cond.double())
-    sides.noting, sides.call = False, -1
-
     model = generator().train().to(dtype)
     for module in model.modules():
         if isinstance(module, (SemanticAffineBN, FusedSequential)):
