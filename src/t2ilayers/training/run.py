@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 from typing_extensions import Self
 
 import t2ilayers  # for its version
@@ -32,6 +31,7 @@ from .lock import FolderLock
 from .log import MetricsLog, NonFiniteLossError
 from .processes import Processes
 from .signals import Console, Interrupt, say
+from .snapshot import Snapshot
 
 
 @dataclasses.dataclass
@@ -101,9 +101,10 @@ class Run:
     """A run of ``training`` on ``data`` in the folder ``config.out``, which it holds against other runs.
 
     What a step does depends on the seed and its number alone, so a run resumed from a checkpoint is exactly the
-    run that was not interrupted. Whatever ends the ``with`` block (a signal, an error of the data or of the disk,
-    a loader process that died) leaves a checkpoint of the last whole step if one can be written. An error inside
-    a step whose optimizers have begun to change weights leaves the checkpoint before.
+    run that was not interrupted. Whatever ends the ``with`` block (a signal, an error of the data, of the disk or
+    of the model, a loader process that died) leaves a checkpoint of the last whole step if one can be written. For
+    this, the state of ``training`` is copied before each step: it takes its memory twice in the process that
+    writes.
 
     Args:
         config: see :class:`RunConfig`.
@@ -170,7 +171,8 @@ class Run:
         self.log = MetricsLog(config.out, every=config.log_every, write=self.writes)
         self._checkpoints = config.out / "checkpoints"
         self._saved = 0
-        self._in_step = self._weights_changed = False
+        self._in_step = False
+        self._before = Snapshot()  # of the step that is being taken
         self._bar: Any = None
         self._console = Console()
         self._estimated = False
@@ -191,8 +193,6 @@ class Run:
             self._restore()
             self.log.start(self.done)
             stack.callback(self.log.close)
-            hook = register_optimizer_step_pre_hook(self._note_change)
-            stack.callback(hook.remove)
             self._cleanup = stack.pop_all()
         return self
 
@@ -205,23 +205,21 @@ class Run:
 
     def _rescue(self, error: BaseException) -> None:
         """Save the last whole step, if there is one to be saved, and say where the run stands."""
-        torn = ""
-        if self._in_step and self._weights_changed:
-            torn = "it ended within a step"
-        elif not isinstance(error, NonFiniteLossError) and self.done > self._saved:
+        lost = ""
+        if not isinstance(error, NonFiniteLossError) and self.done > self._saved:
             try:
-                if self._in_step and self._buffers:
-                    torch._foreach_copy_(self._buffers, self._buffers_before)
+                if self._in_step:
+                    self.training.load_state_dict(self._before.state)
                 self.save()
             except Exception as failure:  # the first error is the one to raise
-                torn = f"step {self.done} could not be saved ({failure})"
+                lost = f"step {self.done} could not be saved ({failure})"
         kept = checkpoints(self._checkpoints)
         last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
         ended = "stopped" if isinstance(error, KeyboardInterrupt) else "training stopped"
         then = "; the same flags and --resume continue" if kept else ""
         if isinstance(error, NonFiniteLossError):
             then = "; resume with smaller learning rates, or start again with --precision fp32"
-        parts = [ended, torn, last] if torn else [ended, last]
+        parts = [ended, lost, last] if lost else [ended, last]
         self._console.write("\n" + "; ".join(parts) + then + "\n")
 
     def _restore(self) -> None:
@@ -298,8 +296,6 @@ class Run:
         """
         from tqdm import tqdm  # an extra
 
-        self._buffers = list(self.model.buffers())
-        self._buffers_before = [buffer.clone() for buffer in self._buffers]
         self._bar = tqdm(
             total=stop,
             initial=self.done,
@@ -325,9 +321,9 @@ class Run:
                 # Noise and dropout depend on nothing but seed, stream and step, and are alike in all processes.
                 seed = np.random.SeedSequence([config.seed, self.stream, step]).generate_state(1, np.uint64)
                 torch.manual_seed(int(seed[0] >> 1))
-                if self._buffers:
-                    torch._foreach_copy_(self._buffers_before, self._buffers)
-                self._in_step, self._weights_changed = True, False
+                if self.writes:
+                    self._before.take(self.training.state_dict())
+                self._in_step = True
                 yield step, batch
                 if self._in_step:
                     raise RuntimeError(f"step {step} must be given to record()")
@@ -381,9 +377,6 @@ class Run:
             self._saved = self.done
             if self.on_save is not None:
                 self.on_save()
-
-    def _note_change(self, *_: object) -> None:
-        self._weights_changed = True
 
     # What is said at the beginning and at the end.
 

@@ -1,0 +1,58 @@
+"""The state of a training before each step, to go back to where a step ends half done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Snapshot:
+    """A copy of a state: nested dictionaries and lists of tensors and plain values.
+
+    It stays on the devices of the tensors, and each copy goes into the memory of the one before.
+
+    Attributes:
+        state: what was copied last; empty before the first :meth:`take`.
+
+    Example:
+        >>> weight, snapshot = torch.zeros(2), Snapshot()
+        >>> snapshot.take({"weight": weight, "rates": [0.1]})
+        >>> weight += 1
+        >>> snapshot.state
+        {'weight': tensor([0., 0.]), 'rates': [0.1]}
+    """
+
+    def __init__(self) -> None:
+        self.state: dict[str, Any] = {}
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Copy ``state``."""
+        pairs: list[tuple[Tensor, Tensor]] = []
+        self.state = _copy(state, self.state, pairs)
+        if pairs:
+            kept, new = (list(tensors) for tensors in zip(*pairs, strict=True))
+            torch._foreach_copy_(kept, new)
+
+
+def _copy(value: Any, kept: Any, pairs: list[tuple[Tensor, Tensor]]) -> Any:
+    """A copy of ``value``. Those of tensors that ``kept`` has room for are left to be made: they go to ``pairs``."""
+    if isinstance(value, Tensor):
+        value = value.detach()
+        if isinstance(kept, Tensor) and _kind(kept) == _kind(value):
+            pairs.append((kept, value))
+            return kept
+        return value.clone()
+    if isinstance(value, Mapping):
+        olds = kept if isinstance(kept, Mapping) else {}
+        return {key: _copy(part, olds.get(key), pairs) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        olds = kept if isinstance(kept, list | tuple) and len(kept) == len(value) else [None] * len(value)
+        return type(value)(_copy(part, old, pairs) for part, old in zip(value, olds, strict=True))
+    return value
+
+
+def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+    return tensor.shape, tensor.dtype, tensor.device
