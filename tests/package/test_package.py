@@ -15,41 +15,44 @@ ORDER = [
     *("_files", "ops", "layers", "_weights", "vocabulary", "_pretrained", "encoders", "models", "losses", "data"),
     *("metrics", "allocator", "figures", "training", "interop"),
 ]
-# The packages in this order import only ones before them, so each needs its own fresh process to be judged.
+# The packages in this order import only ones before them, so each needs a fresh process to be judged: one that is
+# forked where nothing but torch is loaded. The package's own __init__ shows the public names, and so loads models and
+# what they need. An empty stand-in for it leaves what each itself asks for.
 PROBE = """
-import sys, torch
+import importlib, os, sys, types, torch
 
 def refuse(*args):
     raise AssertionError("importing touched CUDA")
 
 torch.cuda._lazy_init = torch.cuda.device_count = torch.cuda.is_available = refuse
-import {name}
-print(*sorted(m.split(".")[1] for m in sys.modules if m.startswith("t2ilayers.")))
-extras = {{"PIL", "matplotlib", "scipy", "tensorboard", "tyro", "torchvision"}}
-heavy = sorted(extras & set(sys.modules))
-assert not heavy, f"importing loaded extras: {{heavy}}"
+stub = sys.modules["t2ilayers"] = types.ModuleType("t2ilayers")
+stub.__path__ = [sys.argv[1]]
+for name in sys.argv[2:]:
+    if os.fork() == 0:
+        importlib.import_module(f"t2ilayers.{name}")
+        extras = {"PIL", "matplotlib", "scipy", "tensorboard", "tyro", "torchvision"}
+        heavy = sorted(extras & set(sys.modules))
+        assert not heavy, f"importing loaded extras: {heavy}"
+        print(name, *sorted({m.split(".")[1] for m in sys.modules if m.startswith("t2ilayers.")}), flush=True)
+        os._exit(0)
+    os.wait()
 """
 
 
-def loaded_by(name):
-    # The package's own __init__ shows the public names, and so loads models and what they need. An empty
-    # stand-in for it leaves what `name` itself asks for.
-    stub = (
-        "import sys, types; p = types.ModuleType('t2ilayers'); "
-        f"p.__path__ = {list(t2ilayers.__path__)!r}; sys.modules['t2ilayers'] = p\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", stub + PROBE.format(name=name)], capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    return set(result.stdout.split())
+@pytest.fixture(scope="module")
+def probed():
+    """What each package loads, and why others do not load."""
+    command = [sys.executable, "-W", "error", "-c", PROBE, *t2ilayers.__path__, *ORDER]
+    result = subprocess.run(command, capture_output=True, text=True)
+    return {line.split()[0]: set(line.split()[1:]) for line in result.stdout.splitlines()}, result.stderr
 
 
 @pytest.mark.parametrize("name", ORDER)
-def test_a_package_imports_only_those_before_it(name):
-    loaded = loaded_by(f"t2ilayers.{name}")
-    assert name in loaded
-    assert loaded <= set(ORDER[: ORDER.index(name) + 1])
+def test_a_package_imports_only_those_before_it(name, probed):
+    loaded, errors = probed
+    assert name in loaded, errors
+    assert name in loaded[name]
+    assert loaded[name] <= set(ORDER[: ORDER.index(name) + 1])
 
 
 def imports_of(name, path, files):
