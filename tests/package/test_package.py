@@ -16,8 +16,8 @@ ORDER = [
     *("metrics", "allocator", "figures", "training", "interop"),
 ]
 # The packages in this order import only ones before them, so each needs a fresh process to be judged: one that is
-# forked where nothing but torch is loaded. The package's own __init__ shows the public names, and so loads models and
-# what they need. An empty stand-in for it leaves what each itself asks for.
+# forked where nothing but torch is loaded. The package's own __init__ shows the public names, and so loads models
+# and what they need. An empty stand-in for it leaves what each itself asks for.
 PROBE = """
 import importlib, os, sys, types, torch
 
