@@ -38,7 +38,7 @@ class Snapshot:
 
 
 def _copy(value: Any, kept: Any, pairs: list[tuple[Tensor, Tensor]]) -> Any:
-    """A copy of ``value``; where ``kept`` has a fitting tensor, it is that one, and ``pairs`` says what goes in."""
+    """A copy of ``value``; where ``kept`` has a fitting tensor, that one, and ``pairs`` says what goes into it."""
     if isinstance(value, Tensor):
         value = value.detach()
         if isinstance(kept, Tensor) and _kind(kept) == _kind(value):
