@@ -49,8 +49,8 @@ def _copy(value: Any, kept: Any, pairs: list[tuple[Tensor, Tensor]]) -> Any:
         olds = kept if isinstance(kept, Mapping) else {}
         return {key: _copy(part, olds.get(key), pairs) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        olds = kept if isinstance(kept, list | tuple) and len(kept) == len(value) else [None] * len(value)
-        return type(value)(_copy(part, old, pairs) for part, old in zip(value, olds, strict=True))
+        fits = isinstance(kept, list | tuple) and len(kept) == len(value)
+        return type(value)(_copy(part, kept[i] if fits else None, pairs) for i, part in enumerate(value))
     return value
 
 
