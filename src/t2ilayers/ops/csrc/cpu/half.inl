@@ -110,22 +110,29 @@ T2ILAYERS_INLINE void put_as(S* to, Vec<T> v, int64_t count, bool stream) {
     put_bits(reinterpret_cast<uint16_t*>(to), narrow(v, S{}), count, stream);
 }
 
-// A value of a tensor, whatever its dtype, for what is not worth a vector.
-inline double read(const void* from, DType type, int64_t i) {
+// A value of a tensor, whatever its dtype, for what is not worth a vector. Each row of a map has some.
+__attribute__((noinline)) inline double read_other(const void* from, DType type, int64_t i) {
   switch (type) {
-    case DType::f64: return static_cast<const double*>(from)[i];
     case DType::f16: return widen(Vec16{} + static_cast<const Half*>(from)[i].bits, Half{})[0];
     case DType::bf16: return widen(Vec16{} + static_cast<const BFloat16*>(from)[i].bits, BFloat16{})[0];
-    default: return static_cast<const float*>(from)[i];
+    default: return static_cast<const double*>(from)[i];
   }
 }
-inline void write(double value, void* to, DType type, int64_t i) {
+T2ILAYERS_INLINE double read(const void* from, DType type, int64_t i) {
+  return type == DType::f32 ? static_cast<const float*>(from)[i] : read_other(from, type, i);
+}
+__attribute__((noinline)) inline void write_other(double value, void* to, DType type, int64_t i) {
   switch (type) {
-    case DType::f64: static_cast<double*>(to)[i] = value; return;
     case DType::f16: static_cast<Half*>(to)[i].bits = narrow(Vec<float>{} + float(value), Half{})[0]; return;
     case DType::bf16: static_cast<BFloat16*>(to)[i].bits = narrow(Vec<float>{} + float(value), BFloat16{})[0]; return;
-    default: static_cast<float*>(to)[i] = float(value);
+    default: static_cast<double*>(to)[i] = value;
   }
+}
+T2ILAYERS_INLINE void write(double value, void* to, DType type, int64_t i) {
+  if (type == DType::f32)
+    static_cast<float*>(to)[i] = float(value);
+  else
+    write_other(value, to, type, i);
 }
 
 template <class T>

@@ -5,6 +5,7 @@ constexpr int64_t kSubBlock = 4;     // channels that share a mask vector, and g
 constexpr int64_t kMaskBlock = 16;   // channels behind one partial mask gradient
 constexpr int64_t kChunk = 2048;     // pixels at a time, so that a row and its mask stay in the first cache
 constexpr int64_t kSegment = 65536;  // pixels behind one partial sum
+constexpr int64_t kShort = 64;       // pixels of a row up to which several rows are summed at once
 
 // Pixels are walked in cells: a pixel, or with upsampling a row of x, which is two adjacent rows of y.
 struct Planes {
@@ -291,6 +292,51 @@ __attribute__((noinline)) void moments(const S* x, int64_t count, double* mean, 
   *m2 = squares;
 }
 
+// Sums of K vectors, in the first K lanes.
+template <class T, int K>
+T2ILAYERS_INLINE Vec<T> sums_of(Vec<T>* v) {
+  T2ILAYERS_UNROLL
+  for (int many = K; many > 1; many /= 2)
+    T2ILAYERS_UNROLL
+    for (int j = 0; j < many / 2; ++j) v[j] = sum_pairs<T>(v[2 * j], v[2 * j + 1], AllLanes<T>{});
+  T2ILAYERS_UNROLL
+  for (int lanes = kLanes<T> / K; lanes > 1; lanes /= 2) v[0] = sum_pairs<T>(v[0], v[0], AllLanes<T>{});
+  return v[0];
+}
+
+// Moments of K adjacent rows of few pixels, whose horizontal sums would cost more than the rest; means and squared
+// deviations from `out` on.
+template <int K, class T, class S>
+__attribute__((noinline)) void moments_of_rows(const S* x, int64_t count, double* out) {
+  Vec<T> start[K], sums[K] = {}, squares[K] = {};
+  T2ILAYERS_UNROLL
+  for (int j = 0; j < K; ++j) start[j] = splat<T>(load_as<T>(x + j * count, 1)[0]);
+  auto deviation = [&](int j, int64_t i, int64_t some) T2ILAYERS_LAMBDA {
+    const Vec<T> d = load_as<T>(x + j * count + i, some) - start[j];
+    return some == kLanes<T> ? d : first_lanes<T>(d, some);
+  };
+  for_vectors<T>(count, [&](int64_t i, int64_t some) T2ILAYERS_LAMBDA {
+    T2ILAYERS_UNROLL
+    for (int j = 0; j < K; ++j) sums[j] += deviation(j, i, some);
+  });
+  const Vec<T> delta = sums_of<T, K>(sums) / splat<T>(T(count));
+  for_vectors<T>(count, [&](int64_t i, int64_t some) T2ILAYERS_LAMBDA {
+    T2ILAYERS_UNROLL
+    for (int j = 0; j < K; ++j) {
+      const Vec<T> d = deviation(j, i, some) - splat<T>(delta[j]);
+      const Vec<T> inside = some == kLanes<T> ? d : first_lanes<T>(d, some);
+      squares[j] = fma<T>(inside, inside, squares[j]);
+    }
+  });
+  const Vec<T> m2 = sums_of<T, K>(squares);
+  T2ILAYERS_UNROLL
+  for (int j = 0; j < K; ++j) {
+    out[2 * j] = double(start[j][0]) + double(delta[j]);
+    out[2 * j + 1] = m2[j];
+    if (!(m2[j] - m2[j] == 0)) moments<T>(x + j * count, count, out + 2 * j, out + 2 * j + 1);
+  }
+}
+
 template <class S, class T>
 struct PlanesForward {
   const Planes planes;
@@ -315,8 +361,13 @@ struct PlanesForward {
 
   void reduce(Work&, int64_t n, int64_t s, int64_t c0, int64_t c1) const {
     const Problem& p = planes.p;
+    constexpr int K = kLanes<T> < kSubBlock ? kLanes<T> : kSubBlock;
+    const int64_t pixels = p.pixels();
+    if (pixels > 0 && pixels <= kShort)
+      for (; c0 + K <= c1; c0 += K)
+        moments_of_rows<K, T>(static_cast<const S*>(f.x) + (n * p.c + c0) * pixels, pixels, partial_of(n, c0));
     for (int64_t c = c0; c < c1; ++c) {
-      const S* x = static_cast<const S*>(f.x) + (n * p.c + c) * p.pixels();
+      const S* x = static_cast<const S*>(f.x) + (n * p.c + c) * pixels;
       Moments all;
       planes.for_chunks(s, [&](int64_t cell, int64_t cells) {
         const int64_t count = cells * planes.low;
@@ -334,13 +385,14 @@ struct PlanesForward {
     for_statistics(p, n0, c0, c1, [&](int64_t k, int64_t first, int64_t last) {
       // body(values, mean, squared deviations) of every part
       auto each = [&](auto body) T2ILAYERS_LAMBDA {
+        const double whole = double(planes.segment * planes.low);
+        const double rest = double((planes.cells - (planes.segments - 1) * planes.segment) * planes.low);
         for (int64_t n = n0; n < n1; ++n)
-          for (int64_t c = first; c < last; ++c)
-            for (int64_t s = 0; s < planes.segments; ++s) {
-              const int64_t cells = smaller(planes.cells, (s + 1) * planes.segment) - s * planes.segment;
-              const double* part = partial_of(n, c) + 2 * s;
-              body(double(cells * planes.low), part[0], part[1]);
-            }
+          for (int64_t c = first; c < last; ++c) {
+            const double* part = partial_of(n, c);
+            for (int64_t s = 0; s + 1 < planes.segments; ++s, part += 2) body(whole, part[0], part[1]);
+            if (planes.segments) body(rest, part[0], part[1]);
+          }
       };
       merge(each, f.mean + k, f.var + k);
       update_running(p, f.running, k, f.mean[k], f.var[k]);
@@ -369,9 +421,12 @@ struct PlanesForward {
         const S* x = work.upsampled(
             planes, static_cast<const S*>(f.x) + row * p.pixels() + cell * planes.low, cells, 0);
         S* y = static_cast<S*>(f.y) + row * p.out_pixels() + at;
+        // Copies that nothing else points to: what is behind a pointer is read again after every store.
+        const Activated<T> act = activated;
+        const Modulation<T> here = m;
         for_vectors<T>(count, [&](int64_t i, int64_t some) T2ILAYERS_LAMBDA {
-          const Vec<T> z = modulated<kMaps, T>(normalized<T>(load_as<T>(x + i, some), r), m, i, some, r).z;
-          put_as<T>(y + i, activated(z), some, stream);
+          const Vec<T> z = modulated<kMaps, T>(normalized<T>(load_as<T>(x + i, some), r), here, i, some, r).z;
+          put_as<T>(y + i, act(z), some, stream);
         });
       }
     });
@@ -426,10 +481,12 @@ struct PlanesBackward {
     for (int j = 0; j < K; ++j) rows[j] = parameters.row(n, c0 + j);
     double totals[K][4] = {};
     const int64_t ahead = planes.ahead(n);
+    const Activated<T> act = activated;
     planes.for_chunks(s, [&](int64_t cell, int64_t cells) {
       const int64_t count = cells * planes.high, at = cell * planes.high;
       const Modulation<T> modulation = parameters.of_sample(work, n, at, count);
       const T* m = modulation.mask;
+      const T absolute = modulation.absolute;
       T* dmask = b.dmask ? partial_dmask + (c0 / blocks.channels * p.n + n) * p.out_pixels() + at : nullptr;
       const S *x[K], *dy[K];
       T2ILAYERS_UNROLL
@@ -449,14 +506,14 @@ struct PlanesBackward {
           __builtin_prefetch(x[j] + i + ahead);
           __builtin_prefetch(dy[j] + i + ahead);
         }
-        const Vec<T> mv = load(m + i, some), bv = base<T>(mv, modulation.absolute);
+        const Vec<T> mv = load(m + i, some), bv = base<T>(mv, absolute);
         Vec<T> dm = dmask && !overwrite ? load(dmask + i, some) : Vec<T>{};
         T2ILAYERS_UNROLL
         for (int j = 0; j < K; ++j) {
           const Rows<T> r = Rows<T>::of(rows[j]);
           const Point<T> v = point<T>(normalized<T>(load_as<T>(x[j] + i, some), r), mv, bv, r);
           // Past the end dy is loaded as 0, and so is every term.
-          const Vec<T> dz = activated.through(v.z, load_as<T>(dy[j] + i, some)), dzm = dz * mv;
+          const Vec<T> dz = act.through(v.z, load_as<T>(dy[j] + i, some)), dzm = dz * mv;
           sums[j][0] += dz;
           sums[j][1] = fma<T>(dz, v.xhat, sums[j][1]);
           sums[j][2] += dzm;
@@ -541,8 +598,10 @@ struct PlanesBackward {
 
   template <bool kMaps>
   __attribute__((noinline)) void apply_chunk(int64_t n, int64_t c, int64_t cell, int64_t cells,
-                                             const Modulation<T>& m) const {
+                                             const Modulation<T>& modulation) const {
     const Problem& p = planes.p;
+    const Activated<T> act = activated;
+    const Modulation<T> m = modulation;
     const int64_t row = n * p.c + c;
     const Row<T> one = parameters.row(n, c);
     const Rows<T> r = Rows<T>::of(one);
@@ -559,7 +618,7 @@ struct PlanesBackward {
     if (p.up == 1) {
       for_vectors<T>(cells, [&](int64_t i, int64_t some) T2ILAYERS_LAMBDA {
         const Point<T> v = modulated<kMaps, T>(normalized<T>(load_as<T>(x + i, some), r), m, i, some, r);
-        put_as<T>(dx + i, result(activated.through(v.z, load_as<T>(dy + i, some)) * v.a, v.xhat), some, stream);
+        put_as<T>(dx + i, result(act.through(v.z, load_as<T>(dy + i, some)) * v.a, v.xhat), some, stream);
       });
       return;
     }
@@ -574,7 +633,7 @@ struct PlanesBackward {
           for (int64_t below = 0; below < 2; ++below) {
             const int64_t j = (2 * line + below) * 2 * p.w + 2 * i + offset;
             const Point<T> v = modulated<kMaps, T>(wide, m, j, part, r);
-            total = fma<T>(activated.through(v.z, load_as<T>(dy + j, part)), v.a, total);
+            total = fma<T>(act.through(v.z, load_as<T>(dy + j, part)), v.a, total);
           }
           return total;
         };

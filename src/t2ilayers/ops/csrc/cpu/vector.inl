@@ -110,6 +110,20 @@ T2ILAYERS_INLINE void store(T* to, Vec<T> v, int64_t count) {
     store_some(to, v, count);
 }
 
+// The first `count` lanes, and 0 in the others.
+template <class T>
+T2ILAYERS_INLINE Vec<T> first_lanes(Vec<T> v, int64_t count) {
+#if T2ILAYERS_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm512_maskz_mov_ps(lanes_mask(count), (__m512)v);
+  else
+    return (Vec<T>)_mm512_maskz_mov_pd(uint8_t(lanes_mask(count)), (__m512d)v);
+#else
+  for (int64_t i = count; i < kLanes<T>; ++i) v[i] = 0;
+  return v;
+#endif
+}
+
 // Whether a map of `count` values is gone from the caches before anyone reads it. Writing past them then spares
 // reading what is overwritten.
 template <class S>
