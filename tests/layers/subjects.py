@@ -8,6 +8,7 @@ from t2ilayers.layers import (
     ActivatedBatchNorm,
     AdaptiveGroupNorm2d,
     AdaptiveInstanceNorm2d,
+    AttentionMatchingHead,
     ConditionalBatchNorm2d,
     ConditionalNorm2d,
     Conv2d,
@@ -22,7 +23,7 @@ from t2ilayers.layers import (
     SPADE2d,
     SpectralConv2d,
 )
-from t2ilayers.models import ProjectionBlock
+from t2ilayers.models import DFBlock, DFGenerator, ProjectionBlock, RATGenerator
 
 
 def x(n=4, c=6, side=4):
@@ -67,6 +68,11 @@ SUBJECTS = {
     "SSAGenerator": (
         lambda: SSAGenerator(16, ngf=2, z_dim=6, cond_dim=5, mask_channels=3), lambda: (torch.randn(4, 6), cond())
     ),
+    "DFBlock": (lambda: DFBlock(6, 4, 5), lambda: (x(), cond())),
+    "DFBlock of 2020": (lambda: DFBlock(6, 6, 5, 7, upsample=False, gated=True), lambda: (x(), cond())),
+    "DFGenerator": (lambda: DFGenerator(16, ngf=2, z_dim=6, cond_dim=5), lambda: (torch.randn(4, 6), cond())),
+    "RATGenerator": (lambda: RATGenerator(16, ngf=1, z_dim=6, cond_dim=5), lambda: (torch.randn(4, 6), cond())),
+    "AttentionMatchingHead": (lambda: AttentionMatchingHead(6, 4, 5), lambda: (x(side=8), cond())),
     "MatchingAwareDiscriminator": (
         lambda: MatchingAwareDiscriminator(16, ndf=2, cond_dim=5), lambda: (x(c=3, side=16), cond())
     ),

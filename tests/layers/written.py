@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from t2ilayers import MatchingAwareDiscriminator, SSAConv, SSAGenerator
 from t2ilayers.layers import (
+    AttentionMatchingHead,
     ConditionalNorm2d,
     DFAffineBlock,
     DownBlock,
@@ -16,7 +17,7 @@ from t2ilayers.layers import (
     SelfAttention2d,
     SPADE2d,
 )
-from t2ilayers.models import ProjectionBlock
+from t2ilayers.models import DFBlock, DFGenerator, ProjectionBlock, RATGenerator
 
 ACTIVATIONS = {
     "none": lambda z, slope: z,
@@ -47,8 +48,9 @@ def spade(layer, x, labels):
 
 
 def df_affine(layer, x, cond):
-    for gamma, beta in zip(layer.gammas, layer.betas, strict=True):
-        x = gamma(cond)[:, :, None, None] * x + beta(cond)[:, :, None, None]
+    conds = [cond] * len(layer.gammas) if isinstance(cond, torch.Tensor) else cond
+    for gamma, beta, e in zip(layer.gammas, layer.betas, conds, strict=True):
+        x = gamma(e)[:, :, None, None] * x + beta(e)[:, :, None, None]
         x = ACTIVATIONS[layer.activation](x, layer.negative_slope)
     return x
 
@@ -106,6 +108,43 @@ def projection_block(block, x, *classes):
     return block.shortcut(larger(x)) + block.conv2(block.norm2(h, *classes))
 
 
+def attention_head(head, features, cond):
+    everywhere = cond[:, :, None, None].expand(-1, -1, *features.shape[2:])
+    weights = torch.sigmoid(sequence(head.attention, torch.cat([features, everywhere], 1)))
+    places = F.softmax(weights.flatten(2), dim=2).view_as(weights)
+    return matching_head(head.head, down_block(head.block, torch.cat([features, everywhere * places], 1)), cond)
+
+
+def df_block(block, x, cond):
+    first, second = (
+        (cond, cond) if isinstance(cond, torch.Tensor) else (cond[: len(cond) // 2], cond[len(cond) // 2 :])
+    )
+    x = up(x) if block.upsample else x
+    residual = block.conv2(df_affine(block.fuse2, block.conv1(df_affine(block.fuse1, x, first)), second))
+    return block.shortcut(x) + (residual if block.gamma is None else block.gamma * residual)
+
+
+def df_generator(model, z, cond):
+    x = model.fc(z).unflatten(1, (-1, 4, 4))
+    for block in model.blocks:
+        x = df_block(block, x, torch.cat([z, cond], 1) if model.version == "2022" else cond)
+    return sequence(model.to_image, x)
+
+
+def rat_generator(model, z, cond):
+    x, cell = model.fc(z).unflatten(1, (-1, 4, 4)), model.condition
+    h, c = cell.noise2h(z), cell.noise2c(z)
+    for block in model.blocks:
+        states = []
+        for _ in range(4):
+            i, f, g, o = (cond @ cell.W + h @ cell.U + cell.bias).chunk(4, 1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            states.append(h)
+        x = df_block(block, x, states)
+    return sequence(model.to_image, x)
+
+
 def generator(model, z, cond):
     x = model.fc(z).unflatten(1, (-1, 4, 4))
     for block in model.blocks:
@@ -133,6 +172,10 @@ FORMULAS = {
     SelfAttention2d: attention,
     PreActivationBlock: pre_activation,
     ProjectionBlock: projection_block,
+    AttentionMatchingHead: attention_head,
+    DFBlock: df_block,
+    DFGenerator: df_generator,
+    RATGenerator: rat_generator,
     SSAGenerator: generator,
     MatchingAwareDiscriminator: discriminator,
 }

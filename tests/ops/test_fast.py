@@ -191,7 +191,7 @@ def test_a_batch_norm_folded_into_the_convolution_before_it(bias, affine, dtype)
         torch.testing.assert_close(y.double(), exact, rtol=tolerance, atol=tolerance)
 
 
-def test_mlps_of_one_condition():
+def test_mlps_of_one_condition_or_of_one_each():
     class Wrapped(nn.Module):
         def __init__(self, inner):
             super().__init__()
@@ -217,14 +217,26 @@ def test_mlps_of_one_condition():
     ]
     modules = nn.ModuleList(modules).double()
     cond = torch.randn(2, 5).double().requires_grad_()
-    inputs = [cond, *(p for p in modules.parameters() if p.requires_grad)]
-    found, expected = joint_mlps(cond, modules), [m(cond) for m in modules]
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b)
-    pairs = zip(grads(torch.cat(found, 1), inputs), grads(torch.cat(expected, 1), inputs), strict=True)
-    for a, b in pairs:
-        torch.testing.assert_close(a, b)
+    states = [torch.randn(2, 5).double().requires_grad_() for _ in modules]
+    for given, each, conds in ((cond, [cond] * 8, [cond]), (states, states, states)):
+        inputs = [*conds, *(p for p in modules.parameters() if p.requires_grad)]
+        found, expected = joint_mlps(given, modules), [m(e) for m, e in zip(modules, each, strict=True)]
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b)
+        pairs = zip(grads(torch.cat(found, 1), inputs), grads(torch.cat(expected, 1), inputs), strict=True)
+        for a, b in pairs:
+            torch.testing.assert_close(a, b)
     assert joint_mlps(cond, []) == []
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_mlps_are_few_products(shared):
+    modules = [mlp(5, 7, 3), mlp(5, 7, 4), mlp(5, 7, 3), mlp(5, 7, 4)]
+    cond = torch.randn(2, 5) if shared else [torch.randn(2, 5) for _ in modules]
+    with torch.profiler.profile() as profile:
+        joint_mlps(cond, modules)
+    events = profile.key_averages()
+    assert sum(event.count for event in events if event.key in ("aten::addmm", "aten::baddbmm")) == 3
 
 
 def test_layouts_are_left_alone_under_torch_func():

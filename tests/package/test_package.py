@@ -98,10 +98,11 @@ PUBLIC = {
         "masked_affine_norm"
     ),
     "t2ilayers.layers": (
-        "ActivatedBatchNorm AdaptiveGroupNorm2d AdaptiveInstanceNorm2d ConditionalBatchNorm2d ConditionalNorm2d "
-        "Conv2d DFAffineBlock DownBlock FiLM2d FusedSequential LeakyReLU MaskPredictor MatchingHead "
-        "PreActivationBlock ProjectionHead SPADE2d SSAConv SelfAttention2d SemanticAffineBN SpectralConv2d "
-        "SpectralEmbedding SpectralLinear SpectralNorm affine_parameters"
+        "ActivatedBatchNorm AdaptiveGroupNorm2d AdaptiveInstanceNorm2d AttentionMatchingHead "
+        "ConditionalBatchNorm2d ConditionalNorm2d Conv2d DFAffineBlock DownBlock FiLM2d FusedSequential LeakyReLU "
+        "MaskPredictor MatchingHead PreActivationBlock ProjectionHead SPADE2d SSAConv SelfAttention2d "
+        "SemanticAffineBN SpectralConv2d SpectralEmbedding SpectralLinear SpectralNorm affine_parameters "
+        "chain_parameters"
     ),
     "t2ilayers.encoders": (
         "ConvImageEncoder EmptyCaptionError EncoderPair ImageFeatures InceptionImageEncoder LSTMTextEncoder "
@@ -109,7 +110,7 @@ PUBLIC = {
     ),
     "t2ilayers.models": (
         "DFBlock DFGenerator GeneratorOutput MatchingAwareDiscriminator ProjectionBlock ProjectionDiscriminator "
-        "ProjectionGenerator SSAGAN SSAGANConfig SSAGenerator SSAGeneratorOutput"
+        "ProjectionGenerator RATGenerator RecurrentCondition SSAGAN SSAGANConfig SSAGenerator SSAGeneratorOutput"
     ),
     "t2ilayers.losses": (
         "AdversarialLoss DAMSMLoss HingeLoss damsm_loss gradient_penalty hinge_discriminator_loss "
@@ -134,7 +135,7 @@ PUBLIC = {
         "latest_checkpoint load_checkpoint open_standard_streams save_checkpoint say synchronize_statistics"
     ),
     "t2ilayers.interop.official": (
-        "export load_discriminator load_generator load_image_encoder load_text_encoder"
+        "export load_discriminator load_generator load_image_encoder load_layer load_text_encoder"
     ),
 }
 

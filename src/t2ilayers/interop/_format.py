@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from .._files import some
@@ -67,8 +66,8 @@ class Format:
         """The published entries of a module; those that nothing uses are zeros."""
         state = module.state_dict()
         entries = {theirs: state[ours] for theirs, ours in self.keys(module).items()}
-        dtype = next((value.dtype for value in entries.values() if value.is_floating_point()), torch.float32)
-        spare = {key: torch.zeros(shape, dtype=dtype) for key, shape in self.unused(module).items()}
+        like = next(iter(module.parameters()))
+        spare = {key: like.new_zeros(shape) for key, shape in self.unused(module).items()}
         return dict(self.write(entries | spare))
 
 

@@ -1,107 +1,112 @@
-"""Published SSA-GAN, DF-GAN and DAMSM checkpoints, in and out.
+"""Checkpoints of published code, in and out: networks, blocks and layers.
 
-The published files are ``netG_E.pth``, ``netD_E.pth``, ``text_encoderE.pth`` and ``image_encoderE.pth``. Each
-loader takes a path or a state dict, with or without the ``module.`` prefix of a data-parallel wrapper, infers
-the sizes from the shapes, and accounts for every key: one that is unknown, missing or misshapen is an error
-that names it.
+Each loader takes a path or a state dict, with or without the ``module.`` prefix of a data-parallel wrapper, knows
+by the keys whose it is, infers the sizes from the shapes, and accounts for every key: one that is unknown, missing
+or misshapen is an error that names it.
 
-Entries that hold nothing are dropped: the 1x1 shortcuts of discriminator blocks whose width does not change, which
-the published code never calls.
+Entries that hold nothing are dropped, such as the 1x1 shortcuts of discriminator blocks whose width does not
+change, which the published code never calls.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .._files import some
 from .._weights import fill, read_torch, state_dict
 from ..encoders import InceptionImageEncoder, LSTMTextEncoder
-from ..models import DFGenerator, MatchingAwareDiscriminator, SSAGenerator
-from ._published import keys, unused
+from ._format import Role
+from ._registry import format_of, format_of_state
 
-__all__ = ["export", "load_discriminator", "load_generator", "load_image_encoder", "load_text_encoder"]
+__all__ = [
+    "export",
+    "load_discriminator",
+    "load_generator",
+    "load_image_encoder",
+    "load_layer",
+    "load_text_encoder",
+]
 
 Source = str | os.PathLike[str] | Mapping[str, Tensor]
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-_BLOCK = re.compile(r"(?:block|GBlocks\.|netD\.DBlocks\.)(\w+)\.")
-_MOST_BLOCKS = 10  # pictures of 2048 px
 
 
-def load_generator(source: Source) -> SSAGenerator | DFGenerator:
+def load_generator(source: Source, **untold: Any) -> nn.Module:
     """A generator with published weights, in evaluation mode; whose it is, its keys tell.
 
-    SSA-GAN's ``netG_E.pth`` becomes an :class:`~t2ilayers.SSAGenerator`; DF-GAN's ``netG_E.pth`` of 2020 and
-    ``state_epoch_E.pth`` of 2022 become a :class:`~t2ilayers.models.DFGenerator`.
+    ========================  ================================================
+    file                      becomes
+    ========================  ================================================
+    SSA-GAN ``netG_E.pth``    :class:`~t2ilayers.SSAGenerator`
+    DF-GAN, 2022 and 2020     :class:`~t2ilayers.models.DFGenerator`
+    RAT-GAN ``netG_E.pth``    :class:`~t2ilayers.models.RATGenerator`
+    ========================  ================================================
 
     Args:
         source: a path, or a state dict such as ``fc.weight (128*ngf, z_dim)``, alone or as ``{"model": {"netG":
             state}}``.
+        untold: what keys and shapes cannot tell: ``affines=3`` for RAT-GAN's form of flowers.
 
     Raises:
-        ValueError: an unknown, missing or misshapen key, or a file that is no state dict of tensors.
+        ValueError: keys of no published generator, an unknown, missing or misshapen key, an option that the
+            network does not have, or a file that is no state dict of tensors.
         FileNotFoundError: no such file.
 
     Example:
+        >>> from t2ilayers import SSAGenerator
         >>> generator = SSAGenerator(image_size=32, ngf=4)
         >>> published = {"module." + key: value for key, value in export(generator).items()}
         >>> load_generator(published).image_size
         32
     """
-
-    def build(state: Mapping[str, Tensor]) -> SSAGenerator | DFGenerator:
-        fc = _need(state, "fc.weight", 2)
-        ngf, z_dim = fc.shape[0] // 128, fc.shape[1]
-        if any(key.startswith("GBlocks.") for key in state):
-            mlp = _need(state, "GBlocks.0.fuse1.affine0.fc_gamma.linear1.weight", 2)
-            return DFGenerator(4 * 2 ** _blocks(state), ngf, z_dim, mlp.shape[1] - z_dim)
-        mlp = _need(state, "block0.affine0.fc_gamma.linear1.weight", 2)
-        size = 4 * 2 ** (_blocks(state) - 1)
-        if "block0.affine1.fc_gamma.linear1.weight" in state:
-            return DFGenerator(size, ngf, z_dim, mlp.shape[1], version="2020")
-        mask = _need(state, "conv_mask.0.weight", 4)
-        return SSAGenerator(size, ngf, z_dim, mlp.shape[1], mask_channels=mask.shape[0])
-
-    return _load(source, build, "netG")
+    return _load(source, "generator", untold, "netG")
 
 
-def load_discriminator(source: Source, head: Source | None = None) -> MatchingAwareDiscriminator:
-    """A :class:`~t2ilayers.MatchingAwareDiscriminator` with published weights, in evaluation mode.
+def load_discriminator(source: Source, head: Source | None = None, **untold: Any) -> nn.Module:
+    """A discriminator with published weights, in evaluation mode; whose it is, its keys tell.
 
     SSA-GAN's, RAT-GAN's and DF-GAN's of 2020 are in one file, ``netD_E.pth``. DF-GAN's code of 2022 has two
-    networks, ``netD`` and ``netC``, both in ``state_epoch_E.pth``.
+    networks, ``netD`` and ``netC``, both in ``state_epoch_E.pth``. All become a
+    :class:`~t2ilayers.MatchingAwareDiscriminator`.
 
     Args:
         source: a path, or a state dict such as ``conv_img.weight (ndf, 3, 3, 3)``, alone, as ``{"model": {"netD":
             state, "netC": state}}``, or as :func:`export` gives it.
         head: the second network, if ``source`` is the first alone.
+        untold: as of :func:`load_generator`.
 
     Raises:
         ValueError, FileNotFoundError: as :func:`load_generator`.
 
     Example:
+        >>> from t2ilayers import MatchingAwareDiscriminator
         >>> load_discriminator(export(MatchingAwareDiscriminator(image_size=64, ndf=4))).image_size
         64
     """
+    return _load(source, "discriminator", untold, "netD", head)
 
-    def build(state: Mapping[str, Tensor]) -> MatchingAwareDiscriminator:
-        of_2022 = any(key.startswith("netD.") for key in state)
-        trunk, joint = ("netD.", "netC.") if of_2022 else ("", "COND_DNET.")
-        if "DBlocks.0.gamma" in state:
-            raise ValueError("DF-GAN's code of 2022 has a second network, netC; give its state dict as head")
-        blocks, most = _blocks(state), 8 if of_2022 else 16
-        ndf = _need(state, f"{trunk}conv_img.weight", 4).shape[0]
-        channels = _need(state, f"{joint}joint_conv.0.weight", 4).shape[1]
-        cond_dim = channels - ndf * min(most, 2**blocks)
-        return MatchingAwareDiscriminator(4 * 2**blocks, ndf, cond_dim, max_width=most)
 
-    return _load(source, build, "netD", head)
+def load_layer(source: Source, **untold: Any) -> nn.Module:
+    """A block or a layer with the published weights of one, in evaluation mode; which it is, its keys tell.
+
+    Args:
+        source: a path, or a state dict whose keys begin within the block, such as ``c1.weight (C_out, C_in, 3,
+            3)``.
+        untold: what keys and shapes cannot tell: ``upsample=False`` for a block of DF-GAN's code of 2022,
+            ``cond_dim`` for a head whose condition is not 256 long.
+
+    Raises:
+        ValueError, FileNotFoundError: as :func:`load_generator`.
+
+    Example:
+        >>> from t2ilayers.models import DFBlock
+        >>> load_layer(export(DFBlock(8, 4, cond_dim=16))).conv1
+        Conv2d(8, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
+    """
+    return _load(source, "layer", untold)
 
 
 def load_text_encoder(source: Source) -> LSTMTextEncoder:
@@ -117,12 +122,7 @@ def load_text_encoder(source: Source) -> LSTMTextEncoder:
         >>> load_text_encoder(export(LSTMTextEncoder(50, embed_dim=8, cond_dim=16))).embedding.num_embeddings
         50
     """
-
-    def build(state: Mapping[str, Tensor]) -> LSTMTextEncoder:
-        embedding, hidden = _need(state, "encoder.weight", 2), _need(state, "rnn.weight_hh_l0", 2)
-        return LSTMTextEncoder(embedding.shape[0], embedding.shape[1], 2 * hidden.shape[1])
-
-    return _load(source, build)
+    return _load(source, "text encoder", {})
 
 
 def load_image_encoder(source: Source) -> InceptionImageEncoder:
@@ -138,21 +138,21 @@ def load_image_encoder(source: Source) -> InceptionImageEncoder:
         >>> load_image_encoder(export(InceptionImageEncoder(cond_dim=16))).training
         False
     """
-    return _load(source, lambda state: InceptionImageEncoder(_need(state, "emb_cnn_code.weight", 2).shape[0]))
+    return _load(source, "image encoder", {})
 
 
-def export(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict of ``model`` under the published keys, which the published code loads strictly.
+def export(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict of ``module`` under the published keys, which the published code loads strictly.
 
     Entries that the published modules hold and never use are zeros.
 
     Args:
-        model: a generator, discriminator, text encoder or Inception image encoder of this library. Keys of a
-            discriminator of DF-GAN's code of 2022 (``max_width=8``) begin with ``netD.`` and ``netC.``.
+        module: a network, a block or a layer of this library that was published as one. Keys of a discriminator of
+            DF-GAN's code of 2022 (``max_width=8``) begin with ``netD.`` and ``netC.``.
 
     Returns:
         Published keys to tensors, e.g. ``fc.weight (128*ngf, z_dim)`` and ``block0.c1.weight (C, C, 3, 3)``.
-        They share memory with the model.
+        They share memory with the module.
 
     Raises:
         TypeError: another kind of module.
@@ -161,30 +161,32 @@ def export(model: nn.Module) -> dict[str, Tensor]:
         >>> sorted(export(LSTMTextEncoder(50, embed_dim=8, cond_dim=16)))[0]
         'encoder.weight'
     """
-    state = {published: model.state_dict()[ours] for published, ours in keys(model).items()}
-    device = next(model.parameters()).device
-    return state | {
-        key: torch.zeros(shape, dtype=dtype, device=device) for key, (shape, dtype) in unused(model).items()
-    }
+    return format_of(module).export(module)
 
 
 def _load(
-    source: Source, build: Callable[[Mapping[str, Tensor]], ModuleT], network: str = "", head: Source | None = None
-) -> ModuleT:
-    """The module that ``build`` makes for the shapes of ``source``, with its weights."""
+    source: Source, role: Role, untold: Mapping[str, Any], network: str = "", head: Source | None = None
+) -> Any:
+    """The module of a role that ``source`` holds, with its weights."""
     name = f"{os.fspath(source)}: " if isinstance(source, str | os.PathLike) else ""
     try:
         state = _state(source, network, head)
+        published = format_of_state(state, role)
+        if others := untold.keys() - set(published.options):
+            raise ValueError(
+                f"{published.name} must be loaded without {sorted(others)[0]}, which it does not have"
+            )
         try:
             with torch.device("meta"):
-                model = build(state)
+                module = published.build(state, **untold)
+            entries = published.read(state)
         except (ArithmeticError, RuntimeError, TypeError) as error:
             raise ValueError(f"its shapes are those of no network: {error!s:.200}") from error
-        spare = {key: shape for key, (shape, _) in unused(model).items()}
+        unused = dict(published.unused(module))
         try:
-            return fill(model, state, names=keys(model), unused=spare)
+            return fill(module, entries, names=published.keys(module), unused=unused)
         except ValueError as error:
-            raise ValueError(f"this is no checkpoint of {type(model).__name__}: {error}") from error
+            raise ValueError(f"this is no checkpoint of {type(module).__name__}: {error}") from error
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(name) else f"{name}{error}") from error
 
@@ -203,20 +205,3 @@ def _state(source: Source, network: str, head: Source | None = None) -> dict[str
         return state
     parts = {"netD.": state, "netC.": _state(head, "netC")}
     return {part + key: value for part, entries in parts.items() for key, value in entries.items()}
-
-
-def _need(state: Mapping[str, Tensor], key: str, dims: int) -> Tensor:
-    if key not in state:
-        raise ValueError(
-            f"missing key {key}: this is not the checkpoint asked for; it has {some(sorted(state), most=5)}"
-        )
-    if state[key].dim() != dims:
-        raise ValueError(f"misshapen key {key}: must have {dims} dimensions, got {tuple(state[key].shape)}")
-    return state[key]
-
-
-def _blocks(state: Mapping[str, Tensor]) -> int:
-    numbers = {match[1] for key in state if (match := _BLOCK.match(key))}
-    if len(numbers) > _MOST_BLOCKS:
-        raise ValueError(f"a checkpoint must have at most {_MOST_BLOCKS} blocks, got {len(numbers)}")
-    return len(numbers)

@@ -3,11 +3,11 @@
 from .attention import SelfAttention2d
 from .batch_norm import ActivatedBatchNorm
 from .conditional_norm import ConditionalNorm2d, SemanticAffineBN, affine_parameters
-from .df_affine import DFAffineBlock
+from .df_affine import DFAffineBlock, chain_parameters
 from .discriminator import DownBlock, PreActivationBlock
 from .fused import FusedSequential
 from .gradfix import Conv2d, LeakyReLU
-from .heads import MatchingHead, ProjectionHead
+from .heads import AttentionMatchingHead, MatchingHead, ProjectionHead
 from .mask import MaskPredictor
 from .named_norms import AdaptiveGroupNorm2d, AdaptiveInstanceNorm2d, ConditionalBatchNorm2d, FiLM2d
 from .spade import SPADE2d
@@ -18,6 +18,7 @@ __all__ = [
     "ActivatedBatchNorm",
     "AdaptiveGroupNorm2d",
     "AdaptiveInstanceNorm2d",
+    "AttentionMatchingHead",
     "ConditionalBatchNorm2d",
     "ConditionalNorm2d",
     "Conv2d",
@@ -39,4 +40,5 @@ __all__ = [
     "SpectralLinear",
     "SpectralNorm",
     "affine_parameters",
+    "chain_parameters",
 ]

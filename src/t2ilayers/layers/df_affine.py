@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import Activation, Impl, affine_chain, check_activation
-from ..ops._fast import joint_mlps
+from ..ops._fast import is_plain, joint_mlps
 from ._mlp import mlp, start_at
 from ._reset import reset_parts
 
@@ -38,7 +38,8 @@ class DFAffineBlock(nn.Module):
 
     Shapes:
         ``x (N, C, H, W)``; ``cond (N, D)``, or a sequence with one for each affine (RAT-GAN's states). Returns
-        ``(N, C, s*H, s*W)`` with ``s = upsample``.
+        ``(N, C, s*H, s*W)`` with ``s = upsample``. ``affines``: gammas and betas, each ``(N, C)``, where they were
+        predicted before, by :func:`chain_parameters` with those of other blocks; ``cond`` is then not used.
 
     Raises:
         ValueError: an unknown activation, no affines; from ``forward``, shapes that do not fit.
@@ -90,20 +91,15 @@ class DFAffineBlock(nn.Module):
         reset_parts(self)
         self._start()
 
-    def forward(self, x: Tensor, cond: Tensor | Sequence[Tensor], *, upsample: Literal[1, 2] = 1) -> Tensor:
-        count = len(self.gammas)
-        conds = [cond] * count if isinstance(cond, Tensor) else list(cond)
-        if len(conds) != count or any(e.dim() != 2 or e.shape[1] != self.cond_dim for e in conds):
-            raise ValueError(
-                f"cond must be (N, D) with D = cond_dim = {self.cond_dim}, or {count} of them, one for each "
-                f"affine, got {[tuple(e.shape) for e in conds]}"
-            )
-        if isinstance(cond, Tensor):
-            predicted = joint_mlps(cond, [*self.gammas, *self.betas])
-            gammas, betas = predicted[:count], predicted[count:]
-        else:
-            gammas = [gamma(e) for gamma, e in zip(self.gammas, conds, strict=True)]
-            betas = [beta(e) for beta, e in zip(self.betas, conds, strict=True)]
+    def forward(
+        self,
+        x: Tensor,
+        cond: Tensor | Sequence[Tensor],
+        *,
+        upsample: Literal[1, 2] = 1,
+        affines: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
+    ) -> Tensor:
+        gammas, betas = _predicted([self], [cond])[0] if affines is None else affines
         return affine_chain(
             x,
             gammas,
@@ -114,5 +110,53 @@ class DFAffineBlock(nn.Module):
             impl=self.impl,
         )
 
+    def _check(self, conds: Sequence[Tensor]) -> None:
+        count = len(self.gammas)
+        if len(conds) != count or any(e.dim() != 2 or e.shape[1] != self.cond_dim for e in conds):
+            raise ValueError(
+                f"cond must be (N, D) with D = cond_dim = {self.cond_dim}, or {count} of them, one for each "
+                f"affine, got {[tuple(e.shape) for e in conds]}"
+            )
+
     def extra_repr(self) -> str:
         return f"{self.num_features}, cond_dim={self.cond_dim}, activation={self.activation!r}, impl={self.impl!r}"
+
+
+def chain_parameters(
+    blocks: Sequence[DFAffineBlock], conds: Sequence[Tensor | Sequence[Tensor]]
+) -> list[tuple[list[Tensor], list[Tensor]] | None]:
+    """Gammas and betas of several blocks, each ``(N, C)``, in few matrix products.
+
+    For ``block(x, cond, affines=...)``. A block with something on it (a subclass of its own, hooks, sharded
+    weights) gets None: it must predict for itself when it is called.
+
+    Args:
+        blocks: any of them.
+        conds: as of :class:`DFAffineBlock`, one for each block; fastest where it is one tensor for all.
+
+    Raises:
+        ValueError: a condition does not fit its block.
+
+    Example:
+        >>> blocks, cond = [DFAffineBlock(c, cond_dim=32) for c in (16, 8, 16)], torch.randn(4, 32)
+        >>> [[tuple(gamma.shape) for gamma in gammas] for gammas, betas in chain_parameters(blocks, 3 * [cond])]
+        [[(4, 16), (4, 16)], [(4, 8), (4, 8)], [(4, 16), (4, 16)]]
+    """
+    plain = [i for i, block in enumerate(blocks) if is_plain(block, DFAffineBlock)]
+    predicted = dict(zip(plain, _predicted([blocks[i] for i in plain], [conds[i] for i in plain]), strict=True))
+    return [predicted.get(i) for i in range(len(blocks))]
+
+
+def _predicted(
+    blocks: Sequence[DFAffineBlock], conds: Sequence[Tensor | Sequence[Tensor]]
+) -> list[tuple[list[Tensor], list[Tensor]]]:
+    mlps: list[nn.Module] = []
+    each: list[Tensor] = []
+    for block, cond in zip(blocks, conds, strict=True):
+        own = [cond] * len(block.gammas) if isinstance(cond, Tensor) else list(cond)
+        block._check(own)
+        mlps += [*block.gammas, *block.betas]
+        each += [*own, *own]
+    shared = bool(each) and all(e is each[0] for e in each)
+    found = iter(joint_mlps(each[0] if shared else each, mlps))
+    return [([next(found) for _ in block.gammas], [next(found) for _ in block.betas]) for block in blocks]

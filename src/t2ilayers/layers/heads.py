@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .discriminator import DownBlock
 from .gradfix import Conv2d, LeakyReLU
 
 
@@ -85,6 +86,48 @@ class MatchingHead(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_channels={self.in_channels}, cond_dim={self.cond_dim}, size={self.size}"
+
+
+class AttentionMatchingHead(nn.Module):
+    r"""Scores features and a condition where they fit best: the head of RAT-GAN's paper.
+
+    .. math::
+        p = \mathrm{softmax}_{ij}\big(\sigma(\mathrm{conv}_{1 \times 1}(\mathrm{lrelu}(\mathrm{conv}_{3 \times 3}(
+        [f, e]))))\big), \qquad \mathrm{logit} = \mathrm{head}(\mathrm{down}([f, p\, e]), e)
+
+    ``head`` is :class:`MatchingHead`, ``down`` :class:`DownBlock`. The published code gave it up in 2023 for that
+    head alone, "for better stability".
+
+    Args:
+        in_channels: C, the channels of the features.
+        hidden_channels: between two convolutions.
+        cond_dim: D, the length of the condition.
+
+    Shapes:
+        ``features (N, C, 8, 8)``, ``cond (N, D)``. Returns logits ``(N,)``.
+
+    Source: arXiv 2204.10482, "spatial attention", and its code until June 2023.
+
+    Example:
+        >>> AttentionMatchingHead(32, 4, cond_dim=16)(torch.randn(2, 32, 8, 8), torch.randn(2, 16)).shape
+        torch.Size([2])
+    """
+
+    def __init__(self, in_channels: int, hidden_channels: int, cond_dim: int = 256) -> None:
+        super().__init__()
+        self.attention = nn.Sequential(
+            Conv2d(in_channels + cond_dim, hidden_channels, 3, padding=1, bias=False),
+            LeakyReLU(0.2),
+            Conv2d(hidden_channels, 1, 1, bias=False),
+        )
+        self.block = DownBlock(in_channels + cond_dim, in_channels)
+        self.head = MatchingHead(in_channels, hidden_channels, cond_dim)
+
+    def forward(self, features: Tensor, cond: Tensor) -> Tensor:
+        everywhere = cond[:, :, None, None].expand(-1, -1, *features.shape[2:]).to(features.dtype)
+        weights = self.attention(torch.cat([features, everywhere], dim=1)).sigmoid()
+        places = F.softmax(weights.flatten(1), dim=1).view_as(weights)  # (N, 1, 8, 8)
+        return self.head(self.block(torch.cat([features, places * everywhere], dim=1)), cond)
 
 
 class ProjectionHead(nn.Module):

@@ -3,6 +3,7 @@
 from .dfgan import DFBlock, DFGenerator, GeneratorOutput
 from .discriminators import MatchingAwareDiscriminator
 from .projection import ProjectionBlock, ProjectionDiscriminator, ProjectionGenerator
+from .ratgan import RATGenerator, RecurrentCondition
 from .ssagan import SSAGAN, SSAGANConfig, SSAGenerator, SSAGeneratorOutput
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "ProjectionBlock",
     "ProjectionDiscriminator",
     "ProjectionGenerator",
+    "RATGenerator",
+    "RecurrentCondition",
     "SSAGANConfig",
     "SSAGenerator",
     "SSAGeneratorOutput",

@@ -5,17 +5,20 @@ Source: Tao et al., *DF-GAN: A Simple and Effective Baseline for Text-to-Image S
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..layers import DFAffineBlock
+from ..layers import DFAffineBlock, chain_parameters
+from ..layers._reset import reset_parts
 from ..ops import Impl
-from ..ops._fast import add_upsampled, fastest_layout, scaled_conv2d
+from ..ops._fast import add_upsampled, fastest_layout, is_plain, scaled_conv2d
 from ..ops._torch import exportable
 from ._pictures import ToPicture, check_image_size
+
+Affines = tuple[list[Tensor], list[Tensor]]
 
 
 @exportable
@@ -45,12 +48,14 @@ class DFBlock(nn.Module):
         cond_dim: D, the length of the condition.
         hidden_dim: width of the MLPs; None takes the channels they modulate.
         upsample: whether ``y`` is twice as large as ``x``.
+        affines: in a row, in each of the two.
         gated: whether ``g`` is a learned scalar that starts at 0, as in the code of 2020; else it is 1.
         impl: see :func:`~t2ilayers.ops.masked_affine_norm`.
 
     Shapes:
-        ``x (N, C_in, H, W)``, ``cond (N, D)`` or four of them, one for each affine. Returns
-        ``(N, C_out, s*H, s*W)``, s = 2 with ``upsample``, else 1.
+        ``x (N, C_in, H, W)``, ``cond (N, D)`` or ``2 * affines`` of them, one for each affine. Returns
+        ``(N, C_out, s*H, s*W)``, s = 2 with ``upsample``, else 1. ``affines``: of both, where they were predicted
+        before, by :func:`~t2ilayers.layers.chain_parameters` with those of other blocks.
 
     Source: arXiv 2008.05865, "UPBlock".
 
@@ -67,28 +72,71 @@ class DFBlock(nn.Module):
         hidden_dim: int | None = None,
         *,
         upsample: bool = True,
+        affines: int = 2,
         gated: bool = False,
         impl: Impl = "auto",
     ) -> None:
         super().__init__()
         self.upsample = upsample
-        self.fuse1 = DFAffineBlock(in_channels, cond_dim, hidden_dim, impl=impl)
+        self.fuse1 = DFAffineBlock(in_channels, cond_dim, hidden_dim, affines=affines, impl=impl)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.fuse2 = DFAffineBlock(out_channels, cond_dim, hidden_dim, impl=impl)
+        self.fuse2 = DFAffineBlock(out_channels, cond_dim, hidden_dim, affines=affines, impl=impl)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
         self.gamma = nn.Parameter(torch.zeros(1)) if gated else None
 
-    def forward(self, x: Tensor, cond: Tensor | Sequence[Tensor]) -> Tensor:
-        first, second = (cond, cond) if isinstance(cond, Tensor) else (cond[:2], cond[2:])
-        residual = self.conv1(self.fuse1(x, first, upsample=2 if self.upsample else 1))
-        residual = self.fuse2(residual, second)
+    def reset_parameters(self) -> None:
+        """As a fresh block: new random weights, a gate of 0."""
+        reset_parts(self)
+        if self.gamma is not None:
+            nn.init.zeros_(self.gamma)
+
+    def forward(
+        self,
+        x: Tensor,
+        cond: Tensor | Sequence[Tensor],
+        *,
+        affines: Sequence[Affines | None] | None = None,
+    ) -> Tensor:
+        fuses, conds = (self.fuse1, self.fuse2), split(cond)
+        affine1, affine2 = chain_parameters(fuses, conds) if affines is None else affines
+        residual = self.conv1(self.fuse1(x, conds[0], upsample=2 if self.upsample else 1, affines=affine1))
+        residual = self.fuse2(residual, conds[1], affines=affine2)
         residual = self.conv2(residual) if self.gamma is None else scaled_conv2d(residual, self.conv2, self.gamma)
         shortcut = self.shortcut(x)  # before upsampling, with which it commutes
         return add_upsampled(shortcut, residual) if self.upsample else shortcut + residual
 
     def extra_repr(self) -> str:
         return f"upsample={self.upsample}"
+
+
+def split(cond: Tensor | Sequence[Tensor]) -> tuple[Tensor | Sequence[Tensor], Tensor | Sequence[Tensor]]:
+    """The conditions of a block's two rows of affines."""
+    half = 0 if isinstance(cond, Tensor) else len(cond) // 2
+    return (cond, cond) if isinstance(cond, Tensor) else (cond[:half], cond[half:])
+
+
+def through(blocks: Iterable[nn.Module], x: Tensor, conds: Sequence[Tensor | Sequence[Tensor]]) -> Tensor:
+    """``x`` after one :class:`DFBlock` after the other, each with its condition.
+
+    The affines of all are predicted at once, but for blocks that must not be looked into before they are called.
+    """
+    pairs = [(block, cond, is_plain(block, DFBlock)) for block, cond in zip(blocks, conds, strict=True)]
+    fuses: list[Any] = [fuse for block, _, plain in pairs if plain for fuse in (block.fuse1, block.fuse2)]
+    predicted = iter(chain_parameters(fuses, [part for _, cond, plain in pairs if plain for part in split(cond)]))
+    for block, cond, plain in pairs:
+        x = block(x, cond, affines=(next(predicted), next(predicted))) if plain else block(x, cond)
+    return x
+
+
+def check_inputs(z: Tensor, cond: Tensor, z_dim: int, cond_dim: int) -> None:
+    """ValueError unless noise and sentences are as many and as long as a generator needs them."""
+    n = cond.shape[0]
+    if z.shape != (n, z_dim) or cond.shape != (n, cond_dim):
+        raise ValueError(
+            f"z must be (N, z_dim) and cond (N, D) with z_dim = {z_dim} and D = {cond_dim}, got "
+            f"{tuple(z.shape)} and {tuple(cond.shape)}"
+        )
 
 
 class DFGenerator(nn.Module):
@@ -156,16 +204,10 @@ class DFGenerator(nn.Module):
         self.to_image = nn.Sequential(nn.LeakyReLU(0.2), ToPicture(widths[-1], 3, 3, padding=1), nn.Tanh())
 
     def forward(self, z: Tensor, cond: Tensor) -> GeneratorOutput:
-        n = cond.shape[0]
-        if z.shape != (n, self.z_dim) or cond.shape != (n, self.cond_dim):
-            raise ValueError(
-                f"z must be (N, z_dim) and cond (N, D) with z_dim = {self.z_dim} and D = {self.cond_dim}, got "
-                f"{tuple(z.shape)} and {tuple(cond.shape)}"
-            )
+        check_inputs(z, cond, self.z_dim, self.cond_dim)
         x = fastest_layout(self.fc(z).unflatten(1, (-1, 4, 4)), self.impl)  # (N, 8·ngf, 4, 4)
         condition = torch.cat([z, cond], dim=1) if self.version == "2022" else cond
-        for block in self.blocks:
-            x = block(x, condition)
+        x = through(self.blocks, x, [condition] * len(self.blocks))
         return GeneratorOutput(self.to_image(x).contiguous())
 
     def extra_repr(self) -> str:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from ..layers import Conv2d, DownBlock, MatchingHead
+from ..layers import AttentionMatchingHead, Conv2d, DownBlock, MatchingHead
 from ..ops._fast import channels_last
 from ._pictures import check_image_size
 
@@ -26,9 +26,11 @@ class MatchingAwareDiscriminator(nn.Module):
         cond_dim: D, the length of the sentence.
         max_width: of the widest blocks, in multiples of ``ndf``: 16 in SSA-GAN, RAT-GAN and DF-GAN's code of 2020,
             8 in DF-GAN's code of 2022.
+        attention: whether features end at 8x8 px and the head is
+            :class:`~t2ilayers.layers.AttentionMatchingHead`, as in RAT-GAN's code until June 2023.
 
     Shapes:
-        :meth:`features`: ``images (N, 3, S, S)`` in [-1, 1] to ``(N, C, 4, 4)``; :meth:`match`: these and
+        :meth:`features`: ``images (N, 3, S, S)`` in [-1, 1] to ``(N, C, 4, 4)``, or 8x8; :meth:`match`: these and
         ``cond (N, D)`` to logits ``(N,)``; ``forward(images, cond)``: both.
 
     Raises:
@@ -45,16 +47,25 @@ class MatchingAwareDiscriminator(nn.Module):
         (torch.Size([4]), torch.Size([4]))
     """
 
-    def __init__(self, image_size: int = 256, ndf: int = 64, cond_dim: int = 256, *, max_width: int = 16) -> None:
+    def __init__(
+        self,
+        image_size: int = 256,
+        ndf: int = 64,
+        cond_dim: int = 256,
+        *,
+        max_width: int = 16,
+        attention: bool = False,
+    ) -> None:
         super().__init__()
         check_image_size(image_size)
         self.image_size = image_size
         self.max_width = max_width
-        halvings = image_size.bit_length() - 3  # image_size -> 4
+        self.attention = attention
+        halvings = image_size.bit_length() - (4 if attention else 3)  # image_size -> 8 or 4
         widths = [ndf * min(max_width, 2**i) for i in range(halvings + 1)]
         self.from_image = Conv2d(3, ndf, 3, padding=1)
         self.blocks = nn.Sequential(*(DownBlock(c_in, c_out) for c_in, c_out in pairwise(widths)))
-        self.head = MatchingHead(widths[-1], 2 * ndf, cond_dim)
+        self.head = (AttentionMatchingHead if attention else MatchingHead)(widths[-1], 2 * ndf, cond_dim)
 
     def features(self, images: Tensor) -> Tensor:
         """What the head looks at: ``images (N, 3, S, S)`` in [-1, 1] to ``(N, C, 4, 4)``.
@@ -84,4 +95,4 @@ class MatchingAwareDiscriminator(nn.Module):
         return self.match(self.features(images), cond)
 
     def extra_repr(self) -> str:
-        return f"image_size={self.image_size}, max_width={self.max_width}"
+        return f"image_size={self.image_size}, max_width={self.max_width}, attention={self.attention}"

@@ -145,35 +145,47 @@ def folded_conv2d(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     return conv._conv_forward(x, (conv.weight * scale[:, None, None, None]).to(dtype), bias.to(dtype))
 
 
-def joint_mlps(cond: Tensor, mlps: Sequence[nn.Module]) -> list[Tensor]:
-    """``[mlp(cond) for mlp in mlps]``, in few matrix products.
+def joint_mlps(cond: Tensor | Sequence[Tensor], mlps: Sequence[nn.Module]) -> list[Tensor]:
+    """``[mlp(e) for e, mlp in zip(conds, mlps)]``, in few matrix products.
 
-    First layers of one shape are one product, and last layers of one shape are another.
+    First layers of one condition are one product, of several conditions one for each shape. Last layers of one
+    shape are another product.
 
     Args:
-        cond: ``(N, D)``.
+        cond: ``(N, D)`` for all, or one for each of the modules.
         mlps: any modules; those joined are plain ``nn.Sequential(nn.Linear, nn.ReLU, nn.Linear)`` with biases.
     """
+    conds = [cond] * len(mlps) if isinstance(cond, Tensor) else cond
     results: dict[int, Tensor] = {}
     alike: dict[object, list[int]] = {}
-    for i, mlp in enumerate(mlps):
+    for i, (e, mlp) in enumerate(zip(conds, mlps, strict=True)):
         if _is_mlp(mlp):
             weight = mlp[0].weight  # type: ignore[index]
-            alike.setdefault((weight.shape, weight.dtype, weight.device), []).append(i)
+            shape = weight.shape[1:] if isinstance(cond, Tensor) else (weight.shape, e.shape, e.dtype)
+            alike.setdefault((shape, weight.dtype, weight.device), []).append(i)
         else:
-            results[i] = mlp(cond)
+            results[i] = mlp(e)
     for joined in alike.values():
         firsts = [mlps[i][0] for i in joined]  # type: ignore[index]
-        hidden = F.relu(F.linear(cond, torch.cat([m.weight for m in firsts]), torch.cat([m.bias for m in firsts])))
-        hidden = hidden.view(cond.shape[0], len(joined), len(firsts[0].weight)).transpose(0, 1)  # (k, N, hidden)
+        if isinstance(cond, Tensor):
+            weight, bias = torch.cat([m.weight for m in firsts]), torch.cat([m.bias for m in firsts])
+            hidden = torch.split(F.relu(F.linear(cond, weight, bias)), [len(m.weight) for m in firsts], dim=1)
+        else:
+            given = torch.stack([conds[i] for i in joined])  # (k, N, D)
+            hidden = F.relu(_products(given, firsts)).unbind()
         lasts = [mlps[i][2] for i in joined]  # type: ignore[index]
         for shape in dict.fromkeys(m.weight.shape for m in lasts):
             chosen = [k for k, m in enumerate(lasts) if m.weight.shape == shape]
-            weight = torch.stack([lasts[k].weight for k in chosen])  # (j, C, hidden)
-            bias = torch.stack([lasts[k].bias for k in chosen])  # (j, C)
-            out = torch.baddbmm(bias[:, None], hidden[chosen], weight.mT)  # (j, N, C)
+            out = _products(torch.stack([hidden[k] for k in chosen]), [lasts[k] for k in chosen])  # (j, N, C)
             results |= zip((joined[k] for k in chosen), out, strict=True)
     return [results[i] for i in range(len(mlps))]
+
+
+def _products(x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
+    """What Linears of one shape make of ``x (k, N, D)``, each of its own rows: ``(k, N, C)``."""
+    weight = torch.stack([cast(nn.Linear, layer).weight for layer in layers])  # (k, C, D)
+    bias = torch.stack([cast(nn.Linear, layer).bias for layer in layers])  # (k, C)
+    return torch.baddbmm(bias[:, None], x, weight.mT)
 
 
 def _is_mlp(module: nn.Module) -> bool:

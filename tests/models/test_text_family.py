@@ -1,18 +1,18 @@
-"""DF-GAN of 2022 and of 2020 against the figures of the published modules and training loops."""
+"""DF-GAN of 2022 and of 2020 and RAT-GAN against the figures of the published modules and training loops."""
 
 import pytest
 import torch
 
 from golden_family import assert_entry, counts, data, family, gauss, weights
 from t2ilayers.interop import official
-from t2ilayers.interop._published import keys
+from t2ilayers.interop._registry import format_of
 from t2ilayers.losses import hinge_discriminator_loss, matching_aware_gradient_penalty
-from t2ilayers.models import DFGenerator, MatchingAwareDiscriminator
+from t2ilayers.models import DFGenerator, MatchingAwareDiscriminator, RATGenerator
 from t2ilayers.training import MatchingAwareConfig, MatchingAwareStep
 
-CASES = [("dfgan", "a"), ("dfgan", "b"), ("dfgan2020", "a")]
-WHOLE = [case for case in CASES if case != ("dfgan", "b")]
-STEPS = {"dfgan": ("rolled", "joint"), "dfgan2020": ("shifted", "two-step")}
+CASES = [("dfgan", "a"), ("dfgan", "b"), ("dfgan2020", "a"), ("ratgan", "a"), ("ratgan_flower", "a")]
+WHOLE = [("dfgan", "a"), ("dfgan2020", "a"), ("ratgan", "a")]
+STEPS = {"dfgan": ("rolled", "joint"), "dfgan2020": ("shifted", "two-step"), "ratgan": ("shifted", "two-step")}
 
 
 class Case:
@@ -25,7 +25,8 @@ class Case:
         self.figures = {key.removeprefix(prefix): v for key, v in figures.items() if key.startswith(prefix)}
         self.shapes = metadata["shapes"][config]
         states = {network: weights(shapes) for network, shapes in self.shapes.items()}
-        self.generator = official.load_generator({"model": states}).double()
+        form = {"affines": 3} if name == "ratgan_flower" else {}
+        self.generator = official.load_generator({"model": states}, **form).double()
         self.discriminator = official.load_discriminator({"model": states}).double()
         for module, names in ((self.generator, ["netG"]), (self.discriminator, ["netD", "netC"])):
             # A copy in float64 of what the loaders keep in float32, which the rule's values are.
@@ -47,11 +48,13 @@ class Case:
     def norms(self, module, value):
         """Of each published parameter, in published order; 0 for those that nothing uses."""
         networks = ["netG"] if module is self.generator else [n for n in ("netD", "netC") if n in self.shapes]
-        exported = keys(module)
+        exported = format_of(module).keys(module)
         parameters = dict(module.named_parameters())
         found = []
         for network in networks:
             for key in self.shapes[network]:
+                if ".lstm." in key:  # again the one cell
+                    continue
                 ours = exported.get(key, exported.get(f"{network}.{key}"))
                 found.append(value(parameters[ours], key) if ours in parameters else torch.zeros(()).double())
         return torch.stack(found)
@@ -78,6 +81,15 @@ def test_pictures_blocks_and_logits_are_the_published_ones(name, config):
         case.check(case.discriminator.match(features, cond), "d.logits")
         if "d.logits.fake" in case.figures:
             case.check(case.discriminator(fake, cond), "d.logits.fake")
+        if isinstance(case.generator, RATGenerator):
+            cell, steps = case.generator.condition, 2 * case.generator.affines * len(blocks)
+            h, c = cell(z, cond, steps)
+            assert steps == (28 if name == "ratgan" else 42)
+            case.check(cell.noise2h(z), "g.lstm.h0", limit=256)
+            case.check(cell.noise2c(z), "g.lstm.c0", limit=256)
+            case.check(torch.stack([state.norm() for state in h]), "g.lstm.h.norms")
+            case.check(torch.stack([state.norm() for state in c]), "g.lstm.c.norms")
+            case.check(h[-1], "g.lstm.h_last", limit=256)
 
 
 @pytest.mark.parametrize(("name", "config"), WHOLE)
@@ -173,6 +185,11 @@ def test_as_many_parameters_as_published(width):
             exported = official.export(discriminator)
             total = sum(value.numel() for value in exported.values())
             assert total == count["netD"] + count.get("netC", 0)
+        for affines in (2, 3):
+            exported = official.export(RATGenerator(256, width, affines=affines))
+            assert len(exported) == 465
+            once = [value.numel() for key, value in exported.items() if ".lstm." not in key]
+            assert sum(once) == counts("ratgan")[str(width)]["netG"]
 
 
 def test_a_discriminator_of_two_networks_is_read_in_any_form():
