@@ -299,7 +299,7 @@ FORMATS = (
         names=lambda block: _chain([f"affine{i}" for i in range(len(block.gammas))]),
     ),
     Format(
-        role="layer", name="an affine", kind=ConditionalNorm2d,
+        role="layer", name="an affine", kind=ConditionalNorm2d, fits=lambda norm: norm.condition == "mlp",
         knows=has(_MLP), build=_build_affine, names=_affine,
     ),
     Format(
