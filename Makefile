@@ -23,7 +23,7 @@ install: .venv/installed
 	touch $@
 
 test: install
-	$(BIN)/pytest --numprocesses 2 --quiet
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --quiet
 
 # The site, in site/: diagrams drawn, tables and plots made of benchmarks/results, then mkdocs.
 docs: .venv/installed-docs

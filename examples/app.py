@@ -41,6 +41,7 @@ from t2ilayers.training import say
 PAGE = Path(__file__).with_suffix(".html")
 MOST_BYTES = 4 * 2**20  # of a request; painted masks for 256 px are 0.1 MB
 MOST_SEED = 2**63 - 1
+MOST_CAPTION = 10_000  # characters
 MOST_MESSAGE = 600  # characters
 HEADERS = {
     "Cache-Control": "no-store",
@@ -137,6 +138,8 @@ class App(ThreadingHTTPServer):
         caption, seed, truncation = request["caption"], request["seed"], request["truncation"]
         if not isinstance(caption, str):
             raise ValueError(f"caption must be a sentence, got {_short(caption)}")
+        if len(caption) > MOST_CAPTION:
+            raise ValueError(f"caption must have at most {MOST_CAPTION} characters, got {len(caption)}")
         if type(seed) is not int or not 0 <= seed <= MOST_SEED:
             raise ValueError(f"seed must be a whole number in [0, {MOST_SEED}], got {_short(seed)}")
         if truncation is not None and type(truncation) not in (int, float):

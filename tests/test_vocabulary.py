@@ -70,6 +70,17 @@ def test_words_do_not_depend_on_how_a_caption_is_composed(caption):
             assert tokenize(" ".join(found)) == found
 
 
+# Of two classes in turn, of one, and of none: marks to be put in order, to be counted, and to be held together.
+@pytest.mark.parametrize("marks", ["\u0301\u0323", "\u0301", "\u093e"])
+@pytest.mark.parametrize("rule", ["words", "characters", "ascii"])
+def test_a_letter_with_any_number_of_marks_costs_what_as_many_characters_do(rule, marks):
+    many, few = (tokenize("a" + marks * (number // len(marks)), rule) for number in (300_000, 30))
+    if unicodedata.combining(marks[0]):
+        assert many == few
+    else:
+        assert [word[:20] for word in many] == [word[:20] for word in few]
+
+
 @given(st.text(max_size=60))
 def test_a_letter_that_the_ascii_rule_takes_is_never_lost_silently(caption):
     vocabulary = Vocabulary(["<end>", *dict.fromkeys(tokenize(caption, "ascii"))], tokenizer="ascii")

@@ -8,7 +8,7 @@ import re
 import reprlib
 import secrets
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -139,13 +139,20 @@ def shown(value: object, width: int = 80) -> str:
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
-def some(names: Collection[str], most: int = 10, width: int = 80, separator: str = ", ") -> str:
-    """The first names, each cut to ``width`` characters, and how many more there are.
+def some(
+    names: Collection[str],
+    most: int = 10,
+    width: int = 80,
+    separator: str = ", ",
+    show: Callable[[str], str] = str,
+) -> str:
+    """The first names as ``show`` gives them, each cut to ``width`` characters, and how many more there are.
 
     Example:
         >>> some(["a", "b", "c"], most=2)
         'a, b (+1 more)'
     """
-    shown = [name if len(name) <= width else f"{name[: width - 3]}..." for name in islice(names, most)]
+    texts = map(show, islice(names, most))
+    shown = [text if len(text) <= width else f"{text[: width - 3]}..." for text in texts]
     more = len(names) - len(shown)
     return separator.join(shown) + (f" (+{more} more)" if more else "")

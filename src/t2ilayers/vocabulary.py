@@ -76,7 +76,7 @@ def tokenize(caption: str, rule: Rule = "words") -> list[str]:
     """
     if rule != "characters" and caption.isascii():
         return re.findall(r"\w+", caption.lower())
-    caption = unicodedata.normalize("NFC", unicodedata.normalize("NFC", caption).lower())
+    caption = _composed(_composed(caption).lower())
     if rule == "ascii":
         words = (word.encode("ascii", "ignore").decode() for word in re.findall(r"\w+", caption))
         return [word for word in words if word]
@@ -87,6 +87,21 @@ def tokenize(caption: str, rule: Rule = "words") -> list[str]:
     return [word.rstrip(_JOINERS) for word in "".join(apart).split()]
 
 
+_MOST_MARKS = 30  # on a character, as in Unicode's stream-safe text; no language has as many
+
+
+def _composed(text: str) -> str:
+    """In NFC. To order a character's marks takes the square of their number, so what is too many is left out."""
+    if text.isascii():
+        return text
+    kept, marks = [], 0
+    for character in text:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks <= _MOST_MARKS:
+            kept.append(character)
+    return unicodedata.normalize("NFC", "".join(kept))
+
+
 _JOINERS = "\u200c\u200d"  # hold the letters of a word apart or together, in Persian and in Indian scripts
 # Soft hyphen, byte order mark, and what chooses among the looks of a character.
 _IGNORED = dict.fromkeys([0xAD, 0xFEFF, *range(0xFE00, 0xFE10)])
@@ -95,13 +110,16 @@ _IGNORED = dict.fromkeys([0xAD, 0xFEFF, *range(0xFE00, 0xFE10)])
 def _clusters(caption: str) -> list[str]:
     """The characters of words, each with the marks behind it, and ``""`` for what separates words."""
     clusters: list[str] = []
-    for character in caption:
-        if character == "_" or character.isalnum() or _is_pictograph(character):
-            clusters.append(character)
-        elif unicodedata.category(character)[0] != "M" and character not in _JOINERS:
-            clusters.append("")
+    marks: list[str] = []  # of the last one, which would be copied for each of them
+    for character in f"{caption} ":
+        letter = character == "_" or character.isalnum() or _is_pictograph(character)
+        if letter or (unicodedata.category(character)[0] != "M" and character not in _JOINERS):
+            if marks:
+                clusters[-1] += "".join(marks)
+                marks = []
+            clusters.append(character if letter else "")
         elif clusters and clusters[-1] and not _is_pictograph(clusters[-1][0]):
-            clusters[-1] += character
+            marks.append(character)
     return clusters
 
 
@@ -165,7 +183,9 @@ class Vocabulary:
         self._index = {word: index for index, word in enumerate(self.words)}
         if len(self._index) != len(self.words):
             twice = [word for word, count in Counter(self.words).items() if count > 1]
-            raise ValueError(f"a word must have one index, got several for {_listed(twice)}; remove the copies")
+            raise ValueError(
+                f"a word must have one index, got several for {some(twice, show=shown)}; remove the copies"
+            )
 
     @classmethod
     def build(
@@ -344,7 +364,7 @@ class Vocabulary:
         if (missing or lost) and unknown == "error":
             raise UnknownWordError(self._unknown_message(missing, lost))
         if missing or lost:
-            parts = " and letters of ".join(_listed(part) for part in (missing, lost) if part)
+            parts = " and letters of ".join(some(part, show=shown) for part in (missing, lost) if part)
             warnings.warn(f"left out words that the vocabulary lacks: {parts}", stacklevel=3)
         rows, cut = [], []
         for caption, row in zip(captions, words, strict=True):
@@ -445,14 +465,15 @@ class Vocabulary:
 
         said = []
         if words:
+            named = some(words, width=200, show=with_near)
             said.append(
-                f"every word must be one of the vocabulary's {len(self)}, got {_listed(words, with_near)}; "
+                f"every word must be one of the vocabulary's {len(self)}, got {named}; "
                 "correct the caption or leave such words out"
             )
         if lost:
             said.append(
                 "the vocabulary has words of ASCII letters and digits alone, as published text encoders have, got "
-                f"{_listed(lost)}, which would lose letters; write such words in ASCII or leave them out"
+                f"{some(lost, show=shown)}, which would lose letters; write such words in ASCII or leave them out"
             )
         return "; ".join(said)
 
@@ -465,8 +486,3 @@ def _not_given(caption: str) -> list[str]:
         "this vocabulary was saved with a tokenizer of its own; set vocabulary.tokenizer to the function that it "
         "was made with"
     )
-
-
-def _listed(words: Sequence[str], show: Callable[[str], str] = shown, most: int = 10) -> str:
-    more = f" (+{len(words) - most} more)" if len(words) > most else ""
-    return ", ".join(show(word) for word in words[:most]) + more
