@@ -169,3 +169,37 @@ def test_bad_arguments_are_refused_with_the_rule():
         tiny(image_encoder="resnet")
     with pytest.raises(ValueError, match=r"images must be \(N, 3, 16, 16\), got \(1, 3, 32, 32\)"):
         model.discriminator.features(torch.zeros(1, 3, 32, 32))
+
+
+WITHOUT_MASKS = [{"generator": "df"}, {"generator": "rat"}, {"mask_channels": 0}]
+
+
+@pytest.mark.parametrize("change", WITHOUT_MASKS, ids=str)
+def test_a_generator_without_masks_draws_is_saved_and_loaded(change, tmp_path):
+    model = tiny(**change)
+    assert model.mask_sides == []
+    with torch.no_grad():
+        for parameter in model.generator.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    images, masks = model.generate(["a red circle", "a blue square"], seed=0, batch_size=1)
+    assert images.shape == (2, 3, 16, 16)
+    assert masks == ()
+    assert not torch.equal(images[0], images[1])
+    model.save_pretrained(tmp_path)
+    again = SSAGAN.from_pretrained(tmp_path, discriminator=False)
+    assert type(again.generator) is type(model.generator)
+    assert torch.equal(again.generate(["a red circle", "a blue square"], seed=0, batch_size=1).images, images)
+    with pytest.raises(ValueError, match="masks must be left out"):
+        model.generate(["a red circle"], masks=[None] * 3)
+
+
+def test_an_ssa_generator_without_predictors_acts_everywhere():
+    generator, other = (SSAGenerator(16, ngf=2, mask_channels=channels).double() for channels in (4, 0))
+    other.load_state_dict({k: v for k, v in generator.state_dict().items() if "mask_predictor" not in k})
+    z, cond = torch.randn(2, 100).double(), torch.randn(2, 256).double()
+    ones = [torch.ones(2, 1, side, side).double() for side in (4, 8, 16)]
+    images, masks = other(z, cond)
+    assert masks == ()
+    torch.testing.assert_close(images, generator(z, cond, ones).images)
+    half = [None, 0.5 * ones[1], None]
+    torch.testing.assert_close(other(z, cond, half).images, generator(z, cond, [ones[0], half[1], ones[2]]).images)

@@ -35,15 +35,16 @@ class SSAConv(nn.Module):
         out_channels: channels of ``y``.
         cond_dim: D, the length of the condition.
         upsample: whether the block doubles the size (``s = 2``) or keeps it (``s = 1``).
-        mask_channels: hidden channels of the mask predictor.
+        mask_channels: hidden channels of the mask predictor; 0 for a block without one, whose affine parameters
+            act everywhere.
         impl: see :func:`~t2ilayers.ops.masked_affine_norm`.
 
     Shapes:
         ``x (N, C_in, H, W)``, ``cond (N, D)``, ``mask (N, 1, s*H, s*W)`` in [0, 1] or None. Returns
         ``(y (N, C_out, s*H, s*W), mask (N, 1, s*H, s*W))``. A mask that is given replaces the predicted one
-        (editing, supervision) and is returned as it is. ``affine``: ``gamma (N, C)`` and ``beta (N, C)`` of each
-        of the two norms where they were predicted before, by :func:`affine_parameters` with those of other
-        blocks; None for a norm that predicts for itself.
+        (editing, supervision) and is returned as it is; a block without a predictor returns None where none is
+        given. ``affine``: ``gamma (N, C)`` and ``beta (N, C)`` of each of the two norms where they were predicted
+        before, by :func:`affine_parameters` with those of other blocks; None for a norm that predicts for itself.
 
     Raises:
         ValueError: from ``forward``, for shapes that do not fit; the message says which.
@@ -70,7 +71,7 @@ class SSAConv(nn.Module):
     ) -> None:
         super().__init__()
         self.upsample = upsample
-        self.mask_predictor = MaskPredictor(in_channels, mask_channels, impl=impl)
+        self.mask_predictor = MaskPredictor(in_channels, mask_channels, impl=impl) if mask_channels else None
         self.norm1 = SemanticAffineBN(in_channels, cond_dim, activation="relu", impl=impl)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm2 = SemanticAffineBN(out_channels, cond_dim, activation="relu", impl=impl)
@@ -90,10 +91,10 @@ class SSAConv(nn.Module):
         mask: Tensor | None = None,
         *,
         affine: Sequence[tuple[Tensor, Tensor] | None] | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         affine1, affine2 = affine_parameters((self.norm1, self.norm2), cond) if affine is None else affine
         s: Literal[1, 2] = 2 if self.upsample else 1
-        if mask is None:
+        if mask is None and self.mask_predictor is not None:
             mask = MaskPredictor.to_mask(self.mask_predictor(x), s)
         residual = self.conv1(self.norm1(x, cond, mask, upsample=s, affine=affine1))
         residual = self.norm2(residual, cond, mask, affine=affine2)

@@ -24,7 +24,9 @@ from ..ops._fast import fastest_layout, is_plain
 from ..ops._torch import exportable
 from ..vocabulary import Vocabulary
 from ._pictures import ToPicture, check_image_size
+from .dfgan import DFGenerator
 from .discriminators import MatchingAwareDiscriminator
+from .ratgan import RATGenerator
 from .sampling import evaluating, noise
 
 
@@ -60,13 +62,14 @@ class SSAGenerator(nn.Module):
         ngf: base width.
         z_dim: length of the noise.
         cond_dim: D, the length of the sentence.
-        mask_channels: hidden channels of the mask predictors.
+        mask_channels: hidden channels of the mask predictors; 0 for a generator without masks.
         impl: see :func:`~t2ilayers.ops.masked_affine_norm`.
 
     Shapes:
         ``z (N, z_dim)`` from N(0, I), ``cond (N, D)``, ``masks`` a sequence with one entry a block, coarse
         to fine, each ``(N, 1, s, s)`` in [0, 1], or None where the block predicts its own. Returns
-        :class:`SSAGeneratorOutput`: images ``(N, 3, S, S)`` in [-1, 1] and the masks used.
+        :class:`SSAGeneratorOutput`: images ``(N, 3, S, S)`` in [-1, 1] and the masks used, none of them without
+        predictors.
 
     Raises:
         ValueError: a size that is no power of two, or shapes that do not fit.
@@ -131,7 +134,7 @@ class SSAGenerator(nn.Module):
             affine = (next(predicted), next(predicted)) if block in plain else None
             x, mask = block(x, cond, given, affine=affine)
             used.append(mask)
-        return SSAGeneratorOutput(self.to_image(x).contiguous(), tuple(used))
+        return SSAGeneratorOutput(self.to_image(x).contiguous(), tuple(mask for mask in used if mask is not None))
 
     def extra_repr(self) -> str:
         return f"image_size={self.image_size}, z_dim={self.z_dim}"
@@ -150,12 +153,14 @@ class SSAGANConfig(JSONConfig):
         z_dim: length of the noise.
         cond_dim: length of the sentence, even.
         embed_dim: length of a word's embedding.
-        mask_channels: hidden channels of the mask predictors.
+        mask_channels: hidden channels of the mask predictors of SSA-GAN's generator; 0 leaves its masks out.
         vocab_size: words in the vocabulary, index 0 included.
         max_words: a caption's longest length in words.
         image_encoder: ``"inception"`` (published, 299 px trunk), ``"conv"`` (small, for 32 to 128 px) or
             None. It is needed for the DAMSM loss and for R-precision, not for drawing.
         image_width: base width of the small image encoder, a multiple of 16.
+        generator: whose it is: ``"ssa"``, ``"df"`` (DF-GAN's code of 2022) or ``"rat"`` (RAT-GAN). Only the first
+            has masks.
 
     Example:
         >>> config = SSAGANConfig(image_size=32, ngf=8, ndf=8, vocab_size=10)
@@ -174,13 +179,24 @@ class SSAGANConfig(JSONConfig):
     max_words: int = 18
     image_encoder: Literal["inception", "conv"] | None = None
     image_width: int = 64
+    generator: Literal["ssa", "df", "rat"] = "ssa"
+
+
+def _generator(config: SSAGANConfig) -> SSAGenerator | DFGenerator | RATGenerator:
+    sizes = config.image_size, config.ngf, config.z_dim, config.cond_dim
+    if config.generator == "df":
+        return DFGenerator(*sizes)
+    if config.generator == "rat":
+        return RATGenerator(*sizes)
+    return SSAGenerator(*sizes, mask_channels=config.mask_channels)
 
 
 class SSAGAN(nn.Module):
     """Text encoder, generator, discriminator and image encoder with their vocabulary.
 
     The image encoder is there if the config asks for one, and the discriminator unless it says otherwise: drawing
-    needs neither.
+    needs neither. ``config.generator`` puts DF-GAN's or RAT-GAN's generator in the place of SSA-GAN's, with
+    everything around it the same; their pictures come without masks.
 
     Args:
         config: sizes of all parts.
@@ -214,9 +230,7 @@ class SSAGAN(nn.Module):
         self.config = config
         self.vocabulary = vocabulary
         self.text_encoder = LSTMTextEncoder(config.vocab_size, config.embed_dim, config.cond_dim)
-        self.generator = SSAGenerator(
-            config.image_size, config.ngf, config.z_dim, config.cond_dim, mask_channels=config.mask_channels
-        )
+        self.generator = _generator(config)
         self.discriminator: MatchingAwareDiscriminator | None = None
         if config.ndf is not None:
             self.discriminator = MatchingAwareDiscriminator(config.image_size, config.ndf, config.cond_dim)
@@ -230,6 +244,18 @@ class SSAGAN(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return self.generator.fc.weight.device
+
+    @property
+    def mask_sides(self) -> list[int]:
+        """Of the masks that :meth:`generate` returns, coarse to fine; empty for a generator without masks.
+
+        Example:
+            >>> SSAGAN(SSAGANConfig(32, ngf=4, ndf=4, vocab_size=9)).mask_sides
+            [4, 8, 16, 32]
+        """
+        if self.config.generator != "ssa" or not self.config.mask_channels:
+            return []
+        return [2**i for i in range(2, self.config.image_size.bit_length())]
 
     @property
     def encoders(self) -> EncoderPair:
@@ -331,16 +357,19 @@ class SSAGAN(nn.Module):
             z = noise(len(captions), self.config.z_dim, seed, truncation)
         elif seed is not None or truncation is not None:
             raise ValueError("z is the noise itself; seed and truncation do not go with it")
+        if masks and not self.mask_sides:
+            raise ValueError(f"masks must be left out for a generator that has none, got {len(masks)}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         parts = []
         with evaluating(self):
             for start in range(0, max(len(captions), 1), batch_size):
                 rows = slice(start, start + batch_size)
-                given = None if masks is None else [None if mask is None else mask[rows] for mask in masks]
+                given = [[None if mask is None else mask[rows] for mask in masks]] if masks else []
                 with torch.inference_mode():
                     sentence = self.encode(captions[rows])
-                    parts.append(self.generator(z[rows].to(self.device, sentence.dtype), sentence, given))
+                    drawn = self.generator(z[rows].to(self.device, sentence.dtype), sentence, *given)
+                    parts.append(SSAGeneratorOutput(drawn.images, drawn.masks if self.mask_sides else ()))
         # Joined outside of inference mode, so that the pictures may enter a graph.
         stages = zip(*(part.masks for part in parts), strict=True)
         return SSAGeneratorOutput(

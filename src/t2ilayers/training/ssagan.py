@@ -24,7 +24,8 @@ class StepConfig(MatchingAwareConfig):
         text_encoder: "joint" trains both encoders with DAMSM on the real pictures of every iteration, the
             paper's second idea; "frozen" leaves them as they are.
         lr_encoders: Adam's rate for the encoders, where they are trained; above 0.
-        damsm_weight: weight of DAMSM in the generator's loss, at least 0; published 0.1 joint, 0.05 frozen.
+        damsm_weight: weight of DAMSM in the generator's loss, at least 0, which leaves it out; published 0.1
+            joint, 0.05 frozen.
 
     Raises:
         ValueError: a setting outside its range.
@@ -103,7 +104,7 @@ class SSAGANStep(MatchingAwareStep[StepConfig]):
             model.discriminator,
             lambda batch: encoders.text_encoder(batch["tokens"], batch["lengths"]),
             config,
-            text_image_loss=DAMSM(encoders, config.damsm_weight, processes),
+            text_image_loss=DAMSM(encoders, config.damsm_weight, processes) if config.damsm_weight else None,
             processes=processes,
         )
 
