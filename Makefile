@@ -95,16 +95,16 @@ bench-gpu-model-bf16:
 SEED ?= 0
 demo: install
 	rm -rf $(DEMO)
-	$(BIN)/python examples/pretrain_damsm.py --data shapes --image-size 32 --batch-size 32 --steps 600 \
+	$(BIN)/t2ilayers pretrain --data shapes --image-size 32 --batch-size 32 --steps 600 \
 	  --seed $(SEED) --out $(DEMO)/pretraining
-	$(BIN)/python examples/train_ssagan.py --data shapes --image-size 32 --ngf 32 --ndf 32 --mask-channels 32 \
+	$(BIN)/t2ilayers train --data shapes --image-size 32 --ngf 32 --ndf 32 --mask-channels 32 \
 	  --batch-size 32 --steps 1000 --penalty-every 4 --lr-generator 1e-3 --lr-discriminator 1e-3 \
 	  --lr-encoders 2e-4 --damsm-weight 0.2 --ema 0.99 --sample-every 250 --seed $(SEED) \
 	  --encoders $(DEMO)/pretraining/encoders --out $(DEMO)
-	$(BIN)/python examples/evaluate.py $(DEMO)/model --data shapes --out $(DEMO)/evaluation.json
+	$(BIN)/t2ilayers evaluate $(DEMO)/model --data shapes --out $(DEMO)/evaluation.json
 	@echo "pictures: $(DEMO)/samples   losses: $(DEMO)/losses.png   results: $(DEMO)/evaluation.json"
-	@echo "draw your own: $(BIN)/python examples/generate.py $(DEMO)/model 'a big red star on a black background'"
-	@echo "or paint masks in a browser: $(BIN)/python examples/app.py $(DEMO)/model"
+	@echo "draw your own: $(BIN)/t2ilayers generate $(DEMO)/model 'a big red star on a black background'"
+	@echo "or paint masks in a browser: $(BIN)/t2ilayers app $(DEMO)/model"
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist site

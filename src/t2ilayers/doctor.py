@@ -15,10 +15,10 @@ from . import __version__
 from .ops import _cache, _choice, _compilers, build
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, program: str = "python -m t2ilayers.doctor") -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m t2ilayers.doctor",
+        prog=program,
         description="Show what native kernels need, what of it is here, and what tensors will use. "
         "Compiles nothing unless told to.",
     )

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from t2ilayers.cli.main import main as cli_main
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 IDS = [str(page.relative_to(ROOT / "docs")) for page in PAGES]
@@ -45,9 +47,7 @@ def commands():
     found = {}
     lines = [line for texts in SHELL.values() for text in texts for line in text.replace("\\\n", " ").splitlines()]
     for line in lines:
-        if match := re.search(
-            r"(?:python|torchrun\b.*?) (examples/\w+\.py|-m t2ilayers[\w.]*)(.*?)(?:  #|$)", line
-        ):
+        if match := re.search(r"(examples/\w+\.py|-m t2ilayers\.[\w.]*|\bt2ilayers \w+)(.*?)(?:  #|$)", line):
             found.setdefault(match[1], set()).update(re.findall(r"--[a-z][\w-]*", match[2]))
     return found
 
@@ -56,8 +56,9 @@ def commands():
 def test_a_program_has_the_flags_that_pages_give_it(program, flags, monkeypatch, capsys):
     name = program.split()[-1]
     monkeypatch.setattr(sys, "argv", [name, "--help"])
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    if program.startswith("-m"):
+    if program.startswith("t2ilayers "):
+        main = functools.partial(cli_main, [name, "--help"])
+    elif program.startswith("-m"):
         main = importlib.import_module(name).main
     else:
         main = functools.partial(runpy.run_path, str(ROOT / name), run_name="__main__")

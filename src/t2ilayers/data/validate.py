@@ -123,7 +123,7 @@ def check_encoder(path: Path, words: int) -> list[str]:
     ]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, program: str = "python -m t2ilayers.data.validate") -> int:
     """Check what the command line names, print what is found, and return the exit status.
 
     Example:
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         2 problems
         1
     """
-    parser = argparse.ArgumentParser("python -m t2ilayers.data.validate", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(program, description=__doc__.split("\n")[0])
     parser.add_argument(
         "data", help="cub:ROOT, coco:ROOT (either layout), shards:PATTERN, or a folder of one's own; with options"
     )

@@ -52,7 +52,7 @@ class MatchingAwareConfig:
         penalty_power: of MA-GP, at least 2.
         ema: decay of the averaged generator, from 0 to below 1.
         precision: "fp32", or "bf16", which runs generator, discriminator and encoders under autocast.
-            Parameters, MA-GP and losses stay in float32. train_ssagan.py takes bf16 where the machine has
+            Parameters, MA-GP and losses stay in float32. t2ilayers train takes bf16 where the machine has
             units for it.
 
     Raises:

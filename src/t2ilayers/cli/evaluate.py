@@ -1,13 +1,11 @@
 """Measure a saved model: what its pictures show, what its masks select, whether they find their captions.
 
-python examples/evaluate.py MODEL --data shapes --out results.json
-python examples/evaluate.py MODEL --data cub:data/birds --samples 29330 --protocol clean pytorch-fid \
+t2ilayers evaluate MODEL --data shapes --out results.json
+t2ilayers evaluate MODEL --data cub:data/birds --samples 29330 --protocol clean pytorch-fid \
     --inception-weights pt_inception-2015-12-05-6726825d.pth --out results.json
 """
 
 from __future__ import annotations
-
-import openmp
 
 import importlib.metadata
 import json
@@ -27,14 +25,11 @@ import torch
 import tyro
 from tqdm import tqdm
 
-import t2ilayers
-from flags import run_script
-from inception_measures import InceptionArguments, measure_inception, open_judges
-from t2ilayers import SSAGAN
-from t2ilayers._files import written_whole
-from t2ilayers.data import Batch, CaptionedDataset, CaptionedShapes, collate, open_dataset
-from t2ilayers.encoders import EncoderPair, Vocabulary
-from t2ilayers.metrics import (
+from .. import __version__
+from .._files import written_whole
+from ..data import Batch, CaptionedDataset, CaptionedShapes, collate, open_dataset
+from ..encoders import EncoderPair, Vocabulary
+from ..metrics import (
     ATTRIBUTE_CHANCE,
     CLIPEncoder,
     attribute_accuracy,
@@ -42,7 +37,9 @@ from t2ilayers.metrics import (
     stage_ious,
     train_attribute_classifier,
 )
-from t2ilayers.models import SSAGeneratorOutput
+from ..models import SSAGAN, SSAGeneratorOutput
+from ._inception import InceptionArguments, measure_inception, open_judges
+from ._script import read_flags, run_script
 
 BATCH_SIZE = 64
 CANDIDATES = 100
@@ -58,7 +55,7 @@ class Arguments:
             30000.
         classifier_steps: Training of the classifier that judges drawn shapes, in steps, at least 1; fewer are
             quicker and judge worse.
-        judge: Folder of a model, or of encoders that pretrain_damsm.py wrote, which judge R-precision, to compare
+        judge: Folder of a model, or of encoders that t2ilayers pretrain wrote, which judge R-precision, to compare
             models by one judge. By default the model's own, which it was trained against.
     """
 
@@ -84,8 +81,9 @@ class Arguments:
     """JSON file for the results."""
 
 
-def main() -> int:
-    return run_script("evaluate", lambda: evaluate(tyro.cli(Arguments)))
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    return run_script("evaluate", lambda: evaluate(read_flags("evaluate", Arguments, arguments)))
 
 
 def evaluate(arguments: Arguments) -> None:
@@ -123,7 +121,7 @@ def evaluate(arguments: Arguments) -> None:
         "truncation": arguments.truncation,
         "machine": torch.cuda.get_device_name() if model.device.type == "cuda" else f"{os.cpu_count()} CPU cores",
         "versions": {
-            "t2ilayers": t2ilayers.__version__,
+            "t2ilayers": __version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
             "pillow": PIL.__version__,
@@ -296,7 +294,3 @@ def print_table(results: dict[str, Any]) -> None:
             row(title, "generated", "real", "chance")
             pairs = (f"{score[name]['mean']:.3f} ± {score[name]['std']:.3f}" for name in ("generated", "real"))
             row(f"  of {score['candidates']} captions", *pairs, score["chance"])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

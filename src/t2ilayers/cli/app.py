@@ -1,6 +1,6 @@
 """Play with a saved model in the browser: type captions, move seed and truncation, paint masks.
 
-python examples/app.py MODEL
+t2ilayers app MODEL
 
 The page is app.html; Python's own server sends it, so that the browser is all that this needs besides `.[eval]`.
 It answers the host that it serves and pages of its own: no other page in the browser, and no name that somebody
@@ -8,8 +8,6 @@ points at this machine, can draw or read anything.
 """
 
 from __future__ import annotations
-
-import openmp
 
 import base64
 import contextlib
@@ -23,6 +21,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,10 +32,10 @@ import torch
 import tyro
 from torch import Tensor
 
-from flags import run_script
-from t2ilayers import SSAGAN
-from t2ilayers.figures import to_picture
-from t2ilayers.training import say
+from ..figures import to_picture
+from ..models import SSAGAN
+from ..training import say
+from ._script import read_flags, run_script
 
 PAGE = Path(__file__).with_suffix(".html")
 MOST_BYTES = 4 * 2**20  # of a request; painted masks for 256 px are 0.1 MB
@@ -265,7 +264,7 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(
                 HTTPStatus.FORBIDDEN,
                 f"Host must be that of {self.server.address}, got {_short(', '.join(hosts))}; "
-                "start app.py with the --host by which it is reached",
+                "start it with the --host by which it is reached",
             )
             return False
         if origins and [origin.partition("://")[2] for origin in origins] != hosts:
@@ -312,10 +311,7 @@ def serve(arguments: Arguments) -> None:
             app.serve_forever()
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without it
-    return run_script("app", lambda: serve(tyro.cli(Arguments)))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_script("app", lambda: serve(read_flags("app", Arguments, arguments)))

@@ -1,36 +1,26 @@
-"""What the scripts share: the flags of training, the published experiments, and mistakes in one line."""
+"""The flags of ``t2ilayers train`` and ``t2ilayers pretrain``, and the published experiments."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import math
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from textwrap import shorten
 from typing import Annotated, ClassVar, Literal
 
-import torch
 import tyro
 
-from t2ilayers import SSAGANConfig
-from t2ilayers.training import (
-    NonFiniteLossError,
-    RunConfig,
-    StepConfig,
-    fastest_precision,
-    keep_large_blocks,
-    open_standard_streams,
-    say,
-)
+from ..models import SSAGANConfig
+from ..training import RunConfig, StepConfig, fastest_precision
+from ._script import as_written, steps_or_default
 
 LR_FLOOR = 2e-4  # of pre-training; published
 
 
 @dataclasses.dataclass
 class TrainConfig(RunConfig):
-    """The flags of train_ssagan.py.
+    """The flags of ``t2ilayers train``.
 
     Attributes:
         augment: Crop and mirror training pictures at random, as published for CUB and COCO; drawn shapes stay as
@@ -64,7 +54,7 @@ class TrainConfig(RunConfig):
         default_factory=lambda: StepConfig(precision=fastest_precision())
     )
     encoders: Path | None = None
-    """Folder encoders/ that pretrain_damsm.py wrote for this data: both encoders start from it."""
+    """Folder encoders/ that t2ilayers pretrain wrote for this data: both encoders start from it."""
     image_encoder: Literal["conv", "inception"] = "conv"
     """A small encoder for 32 to 128 px, or Inception-v3 for larger pictures."""
     image_encoder_weights: Path | None = None
@@ -100,13 +90,14 @@ class TrainConfig(RunConfig):
             raise ValueError("--image-encoder inception needs --image-encoder-weights or --encoders, conv neither")
         if self.encoders is None and self.step.text_encoder == "frozen" and files[1] is None:
             raise ValueError(
-                "--text-encoder frozen needs --encoders, which pretrain_damsm.py writes, or --text-encoder-weights"
+                "--text-encoder frozen needs --encoders, which t2ilayers pretrain writes, or "
+                "--text-encoder-weights"
             )
 
 
 @dataclasses.dataclass
 class PretrainConfig(RunConfig):
-    """The flags of pretrain_damsm.py.
+    """The flags of ``t2ilayers pretrain``.
 
     Attributes:
         image_size: Side of the pictures in px: 32, 64 or 128 with the small encoder, at least 75 with Inception;
@@ -170,13 +161,6 @@ class PretrainConfig(RunConfig):
         return math.ceil(epochs * pictures / self.batch_size)
 
 
-def steps_or_default(steps: int | None, default: int, flag: str) -> int:
-    """``steps``, or on an accelerator the default; a CPU is not set to work for days unasked."""
-    if steps is None and not torch.accelerator.is_available():
-        raise ValueError(f"{flag} must be given on a CPU, where the default, {default:,}, takes days; try 1000")
-    return default if steps is None else steps
-
-
 # SSA-GAN as published (arXiv 2104.00567 and its code). The generator has 29,494,273 parameters, the discriminator
 # 78,280,326. The penalty, 2 mean(||gradient||^6), is a second step of the discriminator. Encoders are published
 # ones, pre-trained for 200 epochs (CUB) and 100 (COCO). Not published: an averaged generator, where the last
@@ -230,28 +214,10 @@ def read_train_config(arguments: Sequence[str], description: str | None) -> Trai
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--experiment", choices=[name for name in EXPERIMENTS if name], default=None)
     name = first.parse_known_args(arguments)[0].experiment
-    return tyro.cli(TrainConfig, args=arguments, description=as_written(description), default=EXPERIMENTS[name])
-
-
-def as_written(text: str | None) -> str:
-    """A description whose lines stay lines: tyro joins those that begin with a letter, and does not wrap them."""
-    return "\n".join(f" {line}" for line in (text or "").splitlines() if line)
-
-
-def run_script(name: str, script: Callable[[], object]) -> int:
-    """The exit code of a script: mistakes are one line and 2, a divergence 1, an interruption 130."""
-    open_standard_streams()
-    keep_large_blocks()
-    try:
-        script()
-        sys.stdout.flush()
-    except (ImportError, OSError, ValueError, NonFiniteLossError) as error:
-        first, *more = str(error).splitlines() or [type(error).__name__]
-        say(
-            "\n".join([f"{name}: {shorten(first, 600)}", *(f"  {shorten(line, 200)}" for line in more)]),
-            error=True,
-        )
-        return 1 if isinstance(error, NonFiniteLossError) else 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return tyro.cli(
+        TrainConfig,
+        prog="t2ilayers train",
+        args=arguments,
+        description=as_written(description),
+        default=EXPERIMENTS[name],
+    )

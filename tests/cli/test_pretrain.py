@@ -1,7 +1,6 @@
 """The pre-training script: what it measures, what it leaves behind, and that it continues exactly."""
 
 import hashlib
-import importlib
 import io
 import json
 import tarfile
@@ -12,18 +11,14 @@ import torch
 from PIL import Image
 
 from t2ilayers import SSAGAN
+from t2ilayers.cli import pretrain as script
+from t2ilayers.cli._configs import PretrainConfig
 from t2ilayers.data import CaptionShards
 from t2ilayers.encoders import ConvImageEncoder, EncoderPair, ImageFeatures, LSTMTextEncoder, TextFeatures
 from t2ilayers.interop import official
 from t2ilayers.metrics import InceptionV3
 
-from scripts import EXAMPLES, run
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module("pretrain_damsm")
+from scripts import run
 
 
 def write_shards(folder, **greys):
@@ -49,7 +44,7 @@ def shards(tmp_path_factory):
 @pytest.fixture
 def pretrain(shards):
     def pretrain(out, *flags, data=shards):
-        return run("pretrain_damsm", "--data", f"shards:{data}", "--out", out, "--log-every", 1, *flags)
+        return run("pretrain", "--data", f"shards:{data}", "--out", out, "--log-every", 1, *flags)
 
     return pretrain
 
@@ -127,10 +122,10 @@ class WordEncoder(LSTMTextEncoder):
         return TextFeatures(words=None, sentence=torch.eye(8)[tokens[:, 1] - 1])
 
 
-def test_retrieval_counts_what_is_found(script, shards, tmp_path):
+def test_retrieval_counts_what_is_found(shards, tmp_path):
     """Six of eight pictures have the code of their own caption, and two have each other's."""
     pair = EncoderPair(WordEncoder(10), GreyEncoder(32))
-    config = script.PretrainConfig(candidates=8, batch_size=3)
+    config = PretrainConfig(candidates=8, batch_size=3)
     measured = script.retrieval(pair, CaptionShards(shards, "test", image_size=16), config)
     assert measured == {"r_precision": 0.75, "recall_i2t": 0.75, "recall_t2i": 0.75}
     # Where two pictures have the same caption, either is found.
@@ -139,8 +134,8 @@ def test_retrieval_counts_what_is_found(script, shards, tmp_path):
     assert (measured["recall_i2t"], measured["recall_t2i"]) == (0.75, 0.75)
 
 
-def test_the_rate_falls_as_published(script):
-    rates = [script.learning_rate(script.PretrainConfig(), epoch) for epoch in (0, 1, 2, 113, 114, 115, 599)]
+def test_the_rate_falls_as_published():
+    rates = [script.learning_rate(PretrainConfig(), epoch) for epoch in (0, 1, 2, 113, 114, 115, 599)]
     assert rates == pytest.approx([2e-3, 1.96e-3, 1.9208e-3, 2.0396e-4, 2e-4, 2e-4, 2e-4], rel=1e-4)
 
 
@@ -161,7 +156,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(pretrain, tmp_path, flags, messag
     result = pretrain(tmp_path, *(flags or ("--steps", "2")))
     assert result.returncode == 2
     said = result.stderr.splitlines()[-1]
-    assert said.startswith("pretrain_damsm: ")
+    assert said.startswith("t2ilayers pretrain: ")
     assert message in said
 
 
@@ -188,7 +183,7 @@ def test_gan_training_starts_from_the_encoders_that_were_left(pretrain, tmp_path
     def train(out, *flags):
         given = ["--data", f"shards:{shards}", "--encoders", tmp_path / "damsm" / "encoders", "--out", out]
         small = "--steps 1 --ngf 4 --ndf 4 --batch-size 4 --text-encoder frozen"
-        return run("train_ssagan", *given, *small.split(), *flags)
+        return run("train", *given, *small.split(), *flags)
 
     assert train(tmp_path / "gan", "--image-size", "32").returncode == 0
     given = EncoderPair.from_pretrained(tmp_path / "damsm" / "encoders")

@@ -1,4 +1,4 @@
-"""FID and inception score for evaluate.py: the flags, and what they ask for."""
+"""FID and inception score for ``t2ilayers evaluate``: the flags, and what they ask for."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, get_args
 import torch
 import tyro
 
-from t2ilayers.encoders.inception_weights import InceptionKind
-from t2ilayers.metrics import PROTOCOLS, GaussianStatistics, InceptionV3, PictureStatistics, frechet_distance
+from ..encoders.inception_weights import InceptionKind
+from ..metrics import PROTOCOLS, GaussianStatistics, InceptionV3, PictureStatistics, frechet_distance
 
 NO_DEFAULT = tyro.conf.arg(help_behavior_hint="(default: none)")  # instead of "(default: )"
 ProtocolName = Literal["clean", "pytorch-fid", "df-legacy"]

@@ -1,6 +1,5 @@
 """The training script as a user runs it: what it writes and says, what it refuses, and several processes."""
 
-import importlib
 import json
 import re
 import subprocess
@@ -10,9 +9,10 @@ import pytest
 import torch
 
 from t2ilayers import SSAGAN
+from t2ilayers.cli._configs import read_train_config
 from t2ilayers.training import fastest_precision, latest_checkpoint, load_checkpoint
 
-from scripts import EXAMPLES, command, flags, run, train
+from scripts import command, flags, run, train
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert train(tmp_path, "--steps", "2").returncode == 0
     result = train(tmp_path, "--resume", "--lr-discriminator", "1e20")
     assert result.returncode == 1
-    assert re.search(r"train_ssagan: \w+/\w+ is (nan|inf|-inf) at step \d", result.stderr)
+    assert re.search(r"t2ilayers train: \w+/\w+ is (nan|inf|-inf) at step \d", result.stderr)
     assert "resume with smaller learning rates" in result.stderr
     state = load_checkpoint(latest_checkpoint(tmp_path / "checkpoints"))
     assert all(torch.isfinite(v).all() for v in state["model"].values() if v.is_floating_point())
@@ -87,14 +87,8 @@ def test_the_run_is_described(whole_run):
     assert run["versions"]["torch"] == torch.__version__
 
 
-@pytest.fixture
-def read_train_config(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module("flags").read_train_config
-
-
 @pytest.mark.parametrize(("name", "words", "steps"), [("cub", 5450, 221_375), ("coco", 27297, 413_915)])
-def test_a_published_experiment_has_the_published_model(read_train_config, name, words, steps):
+def test_a_published_experiment_has_the_published_model(name, words, steps):
     config = read_train_config(["--experiment", name, "--data", "cub:elsewhere", "--penalty", "joint"], None)
     config.check()
     assert (config.data, config.step.penalty, config.step.penalty_power) == ("cub:elsewhere", "joint", 6.0)
@@ -111,11 +105,11 @@ def test_a_published_experiment_has_the_published_model(read_train_config, name,
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator trains for hours, not days")
-@pytest.mark.parametrize(("script", "flag"), [("train_ssagan", "--steps"), ("pretrain_damsm", "--epochs")])
+@pytest.mark.parametrize(("script", "flag"), [("train", "--steps"), ("pretrain", "--epochs")])
 def test_days_of_work_on_a_cpu_are_asked_for(script, flag, tmp_path):
     result = run(script, "--out", tmp_path / "out")
     assert result.returncode == 2
-    assert re.search(rf"{script}: {flag}.* must be given on a CPU", result.stderr)
+    assert re.search(rf"t2ilayers {script}: {flag}.* must be given on a CPU", result.stderr)
     assert not (tmp_path / "out").exists()
 
 
@@ -125,7 +119,7 @@ def test_torchrun_writes_once_and_what_one_process_writes(tmp_path):
     result = train(tmp_path / "one", *small)
     assert result.returncode == 0, result.stderr
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    whole = [*launcher, *command("train_ssagan", *flags(tmp_path / "two", *small))[1:]]
+    whole = [*launcher, *command("train", *flags(tmp_path / "two", *small))[1:]]
     result = subprocess.run(whole, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     one, two = (load_checkpoint(latest_checkpoint(tmp_path / name / "checkpoints")) for name in ("one", "two"))

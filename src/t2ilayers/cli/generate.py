@@ -1,25 +1,23 @@
 """Draw pictures from captions with a saved model.
 
-python examples/generate.py MODEL "a large red star on the left" "a small blue ring" --grid
+t2ilayers generate MODEL "a large red star on the left" "a small blue ring" --grid
 """
 
 from __future__ import annotations
 
-import openmp
-
 import re
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from flags import run_script
-from t2ilayers import SSAGAN
-from t2ilayers._files import some
-from t2ilayers.figures import mask_sheet, sample_sheet, save_image, to_picture
-from t2ilayers.training import say
+from .._files import some
+from ..figures import mask_sheet, sample_sheet, save_image, to_picture
+from ..models import SSAGAN
+from ..training import say
+from ._script import read_flags, run_script
 
 
 @dataclass
@@ -84,9 +82,6 @@ def draw(arguments: Arguments) -> None:
         say(str(arguments.out / name))
 
 
-def main() -> int:
-    return run_script("generate", lambda: draw(tyro.cli(Arguments)))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    return run_script("generate", lambda: draw(read_flags("generate", Arguments, arguments)))

@@ -1,7 +1,6 @@
 """Drawing and measuring as a user runs them, on a model with random weights."""
 
 import hashlib
-import importlib
 import json
 import shutil
 from itertools import pairwise
@@ -14,10 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from t2ilayers import SSAGAN, SSAGANConfig
+from t2ilayers.cli import evaluate as script
 from t2ilayers.data import CaptionedShapes
 from t2ilayers.metrics import InceptionV3
 
-from scripts import EXAMPLES, refused, run
+from scripts import refused, run
 
 
 def save_model(folder, image_size, image_encoder):
@@ -168,12 +168,6 @@ def test_evaluate_r_precision_of_a_folder(tmp_path):
 PROTOCOLS = ["clean", "pytorch-fid", "df-legacy"]
 
 
-@pytest.fixture
-def evaluate_script(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module("evaluate")
-
-
 def evaluate(*arguments):
     return run("evaluate", *arguments)
 
@@ -256,13 +250,13 @@ def test_evaluate_refuses_protocols_without_their_weights(model, tmp_path):
 
 
 @pytest.mark.parametrize("truncation", [None, 0.5])
-def test_a_sample_depends_on_its_index_alone(model, evaluate_script, monkeypatch, truncation):
+def test_a_sample_depends_on_its_index_alone(model, monkeypatch, truncation):
     loaded = SSAGAN.from_pretrained(model)
-    arguments = evaluate_script.Arguments(model, "shapes", seed=3, truncation=truncation)
+    arguments = script.Arguments(model, "shapes", seed=3, truncation=truncation)
 
     def samples(count, batch_size):
-        monkeypatch.setattr(evaluate_script, "BATCH_SIZE", batch_size)
-        pairs = list(evaluate_script.generated_beside_real(loaded, CaptionedShapes(4, 16), count, arguments, ""))
+        monkeypatch.setattr(script, "BATCH_SIZE", batch_size)
+        pairs = list(script.generated_beside_real(loaded, CaptionedShapes(4, 16), count, arguments, ""))
         captions = [caption for _, real in pairs for caption in real["captions"]]
         keys = [key for _, real in pairs for key in real["keys"]]
         return torch.cat([output.images for output, _ in pairs]), captions, keys
@@ -276,7 +270,7 @@ def test_a_sample_depends_on_its_index_alone(model, evaluate_script, monkeypatch
     torch.testing.assert_close(fewer, images[:7], rtol=0, atol=1e-5)
     assert len(images.flatten(1).unique(dim=0)) == 9
     if truncation is not None:
-        noise = torch.stack([evaluate_script.noise(100, 3, index, truncation) for index in range(20)])
+        noise = torch.stack([script.noise(100, 3, index, truncation) for index in range(20)])
         assert 0.95 * truncation < noise.abs().max() <= truncation
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import http.client
-import importlib
 import io
 import json
 import os
@@ -22,11 +21,11 @@ import torch
 from PIL import Image
 
 from t2ilayers import SSAGAN, SSAGANConfig
+from t2ilayers.cli import app as module
 from t2ilayers.encoders import Vocabulary
 
 from chromium import chromium, emulate, why_no_browser
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 SHOTS = os.environ.get("T2ILAYERS_SHOTS")  # a folder for pictures of the page, for people to look at
 FIRST = "a big red star on a black background"  # what the page suggests to a model that knows the words
 
@@ -44,9 +43,6 @@ def model():
 
 @pytest.fixture(scope="module")
 def app(model):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXAMPLES))
-        module = importlib.import_module("app")
     with module.App(model) as app:
         thread = threading.Thread(target=app.serve_forever)
         thread.start()
@@ -109,7 +105,7 @@ def test_the_page_learns_the_stages_and_the_words(app):
     status, content = ask(app, "GET", "/model")
     assert (status, json.loads(content)["stages"]) == (200, [4, 8, 16])
     assert set(json.loads(content)["words"]) == {*FIRST.split(), "small", "blue", "ring"}
-    assert ask(app, "GET", "/") == (200, (EXAMPLES / "app.html").read_bytes())
+    assert ask(app, "GET", "/") == (200, module.PAGE.read_bytes())
 
 
 @pytest.mark.parametrize(
@@ -362,7 +358,7 @@ def test_one_picture_is_drawn_at_a_time(app, model):
 
 def test_the_script_serves_this_machine_until_it_is_interrupted(model, tmp_path):
     model.save_pretrained(tmp_path)
-    command = [sys.executable, str(EXAMPLES / "app.py"), str(tmp_path), "--port", "0"]
+    command = [sys.executable, "-m", "t2ilayers", "app", str(tmp_path), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             address = re.search(r"at (http://127\.0\.0\.1:\d+/),", process.stdout.readline())[1]

@@ -1,29 +1,20 @@
-"""Threads on a CPU: what examples/openmp.py tells OpenMP, and that it is told in time."""
+"""Threads on a CPU: what the command line tells OpenMP, and that it is told in time."""
 
-import ast
-import importlib.util
 import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py") if "__main__" in path.read_text())
+from t2ilayers.cli import _openmp
 
 
 @pytest.fixture
 def openmp(monkeypatch):
     own = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
     monkeypatch.setattr(os, "environ", {name: value for name, value in os.environ.items() if name not in own})
-    spec = importlib.util.spec_from_file_location("openmp", EXAMPLES / "openmp.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert os.environ.pop("GOMP_SPINCOUNT") == str(module.SPINS)  # importing is enough
-    os.environ.pop("OMP_NUM_THREADS", None)  # of a machine with a quota
-    return module
+    return _openmp
 
 
 def grow(root, files):
@@ -115,21 +106,10 @@ def test_what_the_user_has_set_stays(openmp, monkeypatch, own):
 def test_openmp_has_taken_the_settings_when_torch_is_there(openmp):
     """OMP_DISPLAY_ENV lets GNU's OpenMP print what it has read."""
     result = subprocess.run(
-        [sys.executable, "-c", "import openmp, torch"],
-        env={**os.environ, "OMP_DISPLAY_ENV": "VERBOSE", "PYTHONPATH": str(EXAMPLES)},
+        [sys.executable, "-c", "import t2ilayers.cli, torch"],
+        env={**os.environ, "OMP_DISPLAY_ENV": "VERBOSE"},
         capture_output=True,
         text=True,
         check=True,
     )
     assert f"GOMP_SPINCOUNT = '{openmp.SPINS}'" in result.stderr
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_takes_them_before_anything_loads_torch(script):
-    imports = [
-        node.names[0].name if isinstance(node, ast.Import) else node.module
-        for node in ast.walk(ast.parse((EXAMPLES / script).read_text()))
-        if isinstance(node, ast.Import | ast.ImportFrom)
-    ]
-    others = [name for name in imports if name.partition(".")[0] not in sys.stdlib_module_names]
-    assert others[0] == "openmp"

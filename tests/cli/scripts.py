@@ -1,29 +1,28 @@
-"""Runs the scripts of examples/: in this process, or, where one is to be killed, in one of its own."""
+"""Runs subcommands of t2ilayers: in this process, or, where one is to be killed, in one of its own."""
 
 import contextlib
-import importlib
 import io
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from t2ilayers.cli.main import main
+
 SMALL = {
-    "train_ssagan": "--ngf 2 --ndf 2 --mask-channels 4 --sample-every 4",
-    "pretrain_damsm": "--measure-every 100 --data shapes",
+    "train": "--ngf 2 --ndf 2 --mask-channels 4 --sample-every 4",
+    "pretrain": "--measure-every 100 --data shapes",
 }
 
 
-def run(script, *arguments):
-    """What a script would leave of a process: its exit code, and what it said."""
+def run(*arguments):
+    """What the command would leave of a process: its exit code, and what it said."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.syspath_prepend(str(EXAMPLES))
-        patch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
+        given = [str(argument) for argument in arguments]
+        patch.setattr(sys, "argv", ["t2ilayers", *given])  # which a run writes down
         try:
-            code = importlib.import_module(script).main()
+            code = main(given)
         except SystemExit as end:  # of the parser of flags
             code = end.code
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
@@ -36,15 +35,15 @@ def refused(result, *parts):
     assert all(part in result.stderr for part in parts), result.stderr
 
 
-def flags(out, *more, script="train_ssagan"):
+def flags(out, *more, script="train"):
     """Of a run of six steps with tiny models, which ``more`` override."""
     small = f"--image-size 32 --batch-size 4 --steps 6 --save-every 2 --log-every 1 {SMALL[script]}"
     return ["--out", str(out), *small.split(), *more]
 
 
 def train(out, *more):
-    return run("train_ssagan", *flags(out, *more))
+    return run("train", *flags(out, *more))
 
 
-def command(script, *arguments):
-    return [sys.executable, str(EXAMPLES / f"{script}.py"), *map(str, arguments)]
+def command(*arguments):
+    return [sys.executable, "-m", "t2ilayers", *map(str, arguments)]

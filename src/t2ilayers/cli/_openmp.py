@@ -1,4 +1,4 @@
-"""How many threads compute on a CPU, and how they wait for each other. To be imported before torch.
+"""How many threads compute on a CPU, and how they wait for each other. To be settled before torch is loaded.
 
 OpenMP reads its settings once, when torch loads it. By default its threads spin for milliseconds while they wait
 for each other. Where another process has the core of the one that they wait for, they keep it from getting one. So
@@ -52,6 +52,3 @@ def settle() -> None:
         here = len(os.sched_getaffinity(0))  # only Linux has quotas
         if math.ceil(limit) < here:
             os.environ.setdefault("OMP_NUM_THREADS", str(math.ceil(limit)))
-
-
-settle()

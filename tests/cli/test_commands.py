@@ -1,21 +1,27 @@
-"""What every script of examples/ owes a user: help that says the limits, and mistakes in one line.
+"""What every subcommand owes a user: help at once that says the limits, and mistakes in one line.
 
-What each does with its own flags is tested beside what it makes: test_training, test_pretrain_damsm,
+What each does with its own flags is tested beside what it makes: test_train, test_pretrain,
 test_generate_and_evaluate, test_app.
 """
 
 import re
+import runpy
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from t2ilayers import SSAGAN, SSAGANConfig
+from t2ilayers.cli import main
 from t2ilayers.data import CaptionedShapes
 
-from scripts import EXAMPLES, refused, run
+from scripts import refused, run
 
-SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py") if "__main__" in path.read_text())
+ROOT = Path(__file__).parents[2]
+SCRIPTS = [name for name in main.COMMANDS if name not in ("doctor", "validate")]  # these need no extra, nor tyro
 
 
 @pytest.fixture
@@ -44,8 +50,68 @@ def place(tmp_path):
     return tmp_path
 
 
-def test_the_scripts_are_those_known_here():
-    assert SCRIPTS == ["app", "evaluate", "generate", "pretrain_damsm", "train_ssagan"]
+def test_help_of_all_is_there_before_torch_and_fits_80_columns():
+    code = """
+import os, sys
+os.environ.pop("GOMP_SPINCOUNT", None)
+from t2ilayers.cli.main import main
+assert main(["--help"]) == 0
+assert not {"torch", "numpy", "tyro"} & set(sys.modules)
+assert "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ
+"""
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert re.findall(r"^  (\w+) ", result.stdout, re.MULTILINE) == list(main.COMMANDS)
+
+
+def test_every_file_of_a_command_is_named():
+    files = {path.stem for path in Path(main.__file__).parent.glob("*.py") if not path.stem.startswith("_")}
+    assert files - {"main"} == set(main.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--version"], 0, "t2ilayers 0."),
+        ([], 2, "usage: t2ilayers"),
+        (["genrate"], 2, "'genrate' is no command; did you mean 'generate'?"),
+        (["zzz"], 2, "'zzz' is no command; commands are generate,"),
+        (["validate", "shapes"], 0, "drawn shapes need no check"),
+        (["doctor", "--help"], 0, "usage: t2ilayers doctor"),
+    ],
+)
+def test_the_command_itself(arguments, code, said):
+    result = run(*arguments)
+    assert result.returncode == code
+    assert said in " ".join((result.stdout + result.stderr).split())
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_missing_extra_is_one_sentence_that_says_what_to_install(name, monkeypatch):
+    monkeypatch.setattr(main.importlib.util, "find_spec", lambda module: None if module == "tyro" else object())
+    result = run(name)
+    assert result.returncode == 2
+    extra = main.COMMANDS[name].extra
+    assert f"t2ilayers {name}: needs tyro, which the extra '{extra}' brings: pip install 't2ilayers[{extra}]'" in (
+        " ".join(result.stderr.split())
+    )
+
+
+@pytest.mark.parametrize("extra", main.EXTRAS)
+def test_extras_are_those_of_the_package(extra):
+    (listed,) = re.findall(rf"^{extra} = (\[.*\])$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert set(re.findall(r'"([\w-]+)>=', listed)) == set(main.EXTRAS[extra].values())
+
+
+@pytest.mark.parametrize("script", ["train_ssagan", "pretrain_damsm"])
+def test_training_scripts_say_what_the_command_says(script, monkeypatch, capsys):
+    path = str(ROOT / "examples" / f"{script}.py")
+    monkeypatch.setattr(sys, "argv", [path, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(path, run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == run(script.partition("_")[0], "--help").stdout
 
 
 def options(script):
@@ -96,13 +162,13 @@ def test_help_says_the_range_of_every_number(script):
         ("generate good circle --truncation 0", "truncation must be > 0, got 0"),
         ("generate good circle --seed 99999999999999999999", "--seed must be"),
         ("generate good circle --out config.py", "config.py"),
-        ("pretrain_damsm --data none --out out", "an existing folder, got 'none'"),
-        ("pretrain_damsm --data empty --out out", "empty"),
+        ("pretrain --data none --out out", "an existing folder, got 'none'"),
+        ("pretrain --data empty --out out", "empty"),
         (
-            "train_ssagan --data empty --steps 1 --out out",
+            "train --data empty --steps 1 --out out",
             "empty has 1 problem: no captions.jsonl, metadata.jsonl or",
         ),
-        ("train_ssagan --encoders empty --steps 1 --out out", "empty holds no config.json"),
+        ("train --encoders empty --steps 1 --out out", "empty holds no config.json"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(place, monkeypatch, command, message):
@@ -112,7 +178,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(place, monkeypatch, command, 
     said = result.stderr
     assert message in said
     # After a bar of progress, one line, or one and the list of a data set's problems.
-    assert re.search(rf"(?m)^{command.split()[0]}(\.py)?: .+\n(  .+\n)*\Z", said), said
+    assert re.search(rf"(?m)^t2ilayers {command.split()[0]}: .+\n(  .+\n)*\Z", said), said
     assert "Traceback" not in said
 
 

@@ -29,7 +29,7 @@ def whole_run(tmp_path_factory):
 @contextlib.contextmanager
 def running(out, *more):
     with subprocess.Popen(
-        command("train_ssagan", *flags(out, *more)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command("train", *flags(out, *more)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as run:
         try:
             yield run
@@ -92,7 +92,7 @@ def test_a_full_disk_costs_no_checkpoint_and_no_traceback(tmp_path):
         resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (2**24, 2**24))
         _, errors = run.communicate(timeout=120)
     assert run.returncode == 2
-    assert re.search(r"train_ssagan: .*File too large: .*step_\d{8}\.pt", errors)
+    assert re.search(r"t2ilayers train: .*File too large: .*step_\d{8}\.pt", errors)
     assert "Traceback" not in errors
     assert not any(checkpoints.glob(".*"))
     kept = sorted(checkpoints.iterdir())
