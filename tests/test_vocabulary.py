@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2ilayers.vocabulary import EmptyCaptionError, UnknownWordError, Vocabulary, tokenize
+from t2ilayers.vocabulary import EmptyCaptionError, UnknownWordError, Vocabulary
+from t2ilayers.words import tokenize
 
 BIRDS = ["a red bird", "this bird has a short bill", "the bird\ufffd\ufffds crown is blue"]
 

@@ -18,7 +18,7 @@ from t2ilayers.data import (
 )
 from t2ilayers.data.drawn.drawing import Backdrop, Figure, _opacity, draw, draw_mask
 from t2ilayers.data.drawn.shapes import _BACKGROUNDS, _COLOURS
-from t2ilayers.vocabulary import tokenize
+from t2ilayers.words import tokenize
 
 BLACK = Backdrop("plain", (-1.0, -1.0, -1.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0))
 

@@ -12,7 +12,19 @@ import pytest
 import t2ilayers
 
 ORDER = [
-    *("_files", "ops", "layers", "_weights", "vocabulary", "_pretrained", "encoders", "models", "losses", "data"),
+    *(
+        "_files",
+        "ops",
+        "layers",
+        "_weights",
+        "words",
+        "vocabulary",
+        "_pretrained",
+        "encoders",
+        "models",
+        "losses",
+        "data",
+    ),
     *("metrics", "allocator", "figures", "training", "interop"),
 ]
 # The packages in this order import only ones before them, so each needs a fresh process to be judged: one that is

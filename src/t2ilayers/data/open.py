@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from urllib.parse import parse_qsl
 
 from .._files import shown
-from ..vocabulary import Rule
+from ..words import Rule
 from .dataset import CaptionedDataset
 from .drawn.shapes import CaptionedShapes
 from .readers.coco import COCODataset, list_coco

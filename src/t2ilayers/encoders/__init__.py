@@ -1,6 +1,7 @@
 """Text and image encoders, alone and as a pair, and the vocabulary between captions and tokens."""
 
-from ..vocabulary import EmptyCaptionError, UnknownWordError, Vocabulary, tokenize
+from ..vocabulary import EmptyCaptionError, UnknownWordError, Vocabulary
+from ..words import tokenize
 from .image import ConvImageEncoder, ImageFeatures, InceptionImageEncoder
 from .pair import EncoderPair
 from .text import LSTMTextEncoder, TextFeatures

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..vocabulary import tokenize
+from ..words import tokenize
 
 _ROWS = 256  # rows of the (N, N) similarities that are held at a time
 

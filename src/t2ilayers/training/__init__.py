@@ -8,7 +8,8 @@ from .gan import MatchingAwareConfig, MatchingAwareStep
 from .log import MetricsLog, NonFiniteLossError
 from .precision import fastest_precision
 from .processes import Processes, join_processes, synchronize_statistics
-from .run import Run, RunConfig
+from .run import Run
+from .run_config import RunConfig
 from .signals import open_standard_streams, say
 from .ssagan import SSAGANStep, StepConfig
 from .text_image import DAMSM, TextImageLoss

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import platform
@@ -13,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,61 +29,9 @@ from .loading import load_batches, next_batch
 from .lock import FolderLock
 from .log import MetricsLog, NonFiniteLossError
 from .processes import Processes
+from .run_config import RunConfig, flag_of
 from .signals import Console, Interrupt, say
 from .snapshot import Snapshot
-
-
-@dataclasses.dataclass
-class RunConfig:
-    """What every run is told; scripts add their own fields, each with a default.
-
-    A checkpoint carries all fields. Resuming asks that those outside ``may_change`` are as they were; a field that
-    the checkpoint lacks, since it came with a later version, counts as its default.
-
-    Attributes:
-        data: Drawn shapes ("shapes"), published data ("cub:ROOT", "coco:ROOT"), tar files ("shards:PATTERN") or a
-            folder of captioned pictures. Anything but shapes is checked by python -m t2ilayers.data.validate.
-        out: Folder that everything is written to.
-        batch_size: Pictures per step, over all processes, at least 1.
-        seed: Of weights, data order, captions, noise and dropout, at least 0.
-        workers: Processes that load data, at least 0; 0 loads in the training process.
-        log_every: Steps between log lines, at least 1.
-        save_every: Steps between checkpoints, at least 1.
-        resume: Continue from the newest whole checkpoint in --out, with the flags of the run that was interrupted.
-
-    Raises:
-        ValueError: from :meth:`check`, a number outside its range.
-    """
-
-    may_change: ClassVar[tuple[str, ...]] = ("data", "out", "workers", "log_every", "save_every", "resume")
-    least: ClassVar[dict[str, int]] = {"batch_size": 1, "seed": 0, "workers": 0, "log_every": 1, "save_every": 1}
-
-    data: str = "shapes"
-    out: Path = Path("runs/run")
-    batch_size: int = 24
-    seed: int = 0
-    workers: int = 0
-    log_every: int = 10
-    save_every: int = 500
-    resume: bool = False
-
-    def check(self) -> None:
-        """Refuse what would only show after hours."""
-        for name, least in self.least.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"--{_flag(name)} must be at least {least}, got {value}")
-
-    def flags(self) -> dict[str, Any]:
-        """All fields by name, as plain values; those of a field that is itself a record, by theirs."""
-        flags: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if dataclasses.is_dataclass(value) and not isinstance(value, type):
-                flags |= dataclasses.asdict(value)
-            else:
-                flags[field.name] = str(value) if isinstance(value, Path) else value
-        return flags
 
 
 class Training(Protocol):
@@ -278,7 +225,7 @@ class Run:
         for name, value in ours.items():
             then = theirs.get(name, defaults[name])
             if name not in self.config.may_change and then != value:
-                raise ValueError(f"{path} was trained with --{_flag(name)} {then}, this run has {value}")
+                raise ValueError(f"{path} was trained with --{flag_of(name)} {then}, this run has {value}")
         if words != list(self.data.vocabulary.words):
             raise ValueError(f"{path} was trained with another vocabulary than that of {self.config.data}")
         if self.writes and state.get("data", self._digest) != self._digest:
@@ -432,10 +379,6 @@ class Run:
 
 # 80 columns with a run of five digits, hours left and three losses.
 _BAR = "{percentage:3.0f}%|{bar:8}| {n_fmt}/{total_fmt}, {remaining} left, {rate_noinv_fmt}{postfix}"
-
-
-def _flag(name: str) -> str:
-    return name.replace("_", "-")
 
 
 def _table(rows: Mapping[str, object]) -> str:

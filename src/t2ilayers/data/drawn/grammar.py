@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...vocabulary import Vocabulary, tokenize
+from ...vocabulary import Vocabulary
+from ...words import tokenize
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "magenta", "white")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")

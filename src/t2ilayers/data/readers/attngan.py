@@ -26,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..._files import shown
-from ...vocabulary import END, Rule, Tokenizer, Vocabulary, tokenize
+from ...vocabulary import END, Vocabulary
+from ...words import Rule, Tokenizer, tokenize
 from . import pickles
 from .listing import (
     FilePicture,

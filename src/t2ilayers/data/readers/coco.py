@@ -14,7 +14,8 @@ import numpy as np
 from typing_extensions import Self
 
 from ..._files import read_regular, shown, some
-from ...vocabulary import END, Rule, Tokenizer, Vocabulary
+from ...vocabulary import END, Vocabulary
+from ...words import Rule, Tokenizer
 from ..listed import ListedDataset
 from .attngan import list_family
 from .listing import FilePicture, LeftOut, Listing, unknown_words, vocabulary_of

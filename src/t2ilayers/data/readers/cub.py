@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from ..._files import shown
-from ...vocabulary import Rule, Tokenizer, Vocabulary
+from ...vocabulary import Vocabulary
+from ...words import Rule, Tokenizer
 from ..listed import ListedDataset
 from ..pictures import Box
 from .attngan import list_family

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 
 from ..._files import shown
-from ...vocabulary import Rule, Tokenizer, Vocabulary
+from ...vocabulary import Vocabulary
+from ...words import Rule, Tokenizer
 from ..dataset import check_image_size, check_seed
 from ..listed import ListedDataset
 from ..pictures import SUFFIXES

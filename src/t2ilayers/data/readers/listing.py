@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..._files import open_regular, shown, some
-from ...vocabulary import END, Rule, Tokenizer, Vocabulary
+from ...vocabulary import END, Vocabulary
+from ...words import Rule, Tokenizer
 from ..pictures import Box
 
 _SHOWN = 20

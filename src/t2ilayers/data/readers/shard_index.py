@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..._files import open_regular, shown, written_whole
-from ...vocabulary import tokenize
+from ...words import tokenize
 from ..pictures import SUFFIXES
 from .listing import MAX_LABEL, WITHOUT_CAPTION, WORDLESS, LeftOut
 from .names import name_problem

@@ -16,7 +16,8 @@ from typing import BinaryIO, Literal, overload
 import numpy as np
 
 from ..._files import shown
-from ...vocabulary import Rule, Tokenizer, Vocabulary
+from ...vocabulary import Vocabulary
+from ...words import Rule, Tokenizer
 from ..dataset import check_image_size, check_seed
 from ..listed import ListedDataset
 from .listing import LETTERS, DatasetError, LeftOut, Listing, Picture, class_ids, unknown_words, vocabulary_of
