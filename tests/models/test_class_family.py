@@ -1,26 +1,47 @@
-"""cGAN-PD, SNGAN, SAGAN: networks, blocks and layers against the figures of the published modules."""
+"""mimicry's GANs, BigGAN and SPADE: networks, blocks and layers against figures of the published modules."""
 
 import pytest
 import torch
+from torch import nn
 
 from golden_family import assert_entry, counts, data, family, given, weight
-from t2ilayers._weights import fill
-from t2ilayers.interop import _mimicry
+from t2ilayers.interop import official
+from t2ilayers.interop._registry import format_of
 from t2ilayers.losses import (
+    feature_matching_loss,
     hinge_discriminator_loss,
     hinge_generator_loss,
     logistic_discriminator_loss,
     logistic_generator_loss,
     wasserstein_discriminator_loss,
 )
-from t2ilayers.models import ProjectionDiscriminator, ProjectionGenerator
+from t2ilayers.models import (
+    BigGANDiscriminator,
+    BigGANGenerator,
+    GeneratorOutput,
+    MultiscaleDiscriminator,
+    ProjectionDiscriminator,
+    ProjectionGenerator,
+    SPADEGenerator,
+)
 
-FORMATS = {"mimicry": _mimicry.FORMATS}
+MODELS = ("mimicry", "biggan", "spade")
+ROLES = {
+    "G": official.load_generator,
+    "D": official.load_discriminator,
+    "generator": official.load_generator,
+    "discriminator": official.load_discriminator,
+}
 # What the keys of a block or a layer do not tell.
 UNTOLD = {
     ("mimicry", "dblock.first"): {"first": True},
     ("mimicry", "dblock.plain"): {"downsample": False},
     ("mimicry", "snconv.own"): {"padding": 1},
+    ("biggan", "ccbn.embed"): {"classes": True},
+    ("biggan", "dblock.first"): {"first": True},
+    ("biggan", "gblockdeep.flat"): {"upsample": False},
+    ("spade", "generator"): {"image_size": 64},
+    ("spade", "generator.vae"): {"image_size": 64, "upsampling": "more"},
 }
 
 
@@ -35,28 +56,36 @@ class Case:
         figures, metadata = family(model)
         self.figures, self.name, self.facts = figures, case, metadata["cases"][case]
         state = {key: weight(self.facts["prefix"] + key, shape) for key, shape in self.facts["keys"].items()}
-        known = [entry for entry in FORMATS[model] if entry.knows(state)]
-        roles = {"G": "generator", "D": "discriminator"}
-        self.format = next(e for e in known if e.role == roles.get(case.rpartition(".")[2], "layer"))
-        with torch.device("meta"):
-            module = self.format.build(state, **UNTOLD.get((model, case), {}))
-        names = self.format.keys(module)
-        self.module = fill(module, self.format.read(state), names=names).double()
-        exported = self.format.export(module)
-        assert {key: tuple(value.shape) for key, value in exported.items()} == {
-            key: tuple(shape) for key, shape in self.facts["keys"].items()
-        }
+        if case == "ccbn.mybn":
+            state = {key.removeprefix("bn."): value for key, value in state.items() if "counter" not in key}
+        load = next((ROLES[word] for word in case.split(".") if word in ROLES), official.load_layer)
+        self.module = load(state, **UNTOLD.get((model, case), {})).double()
+        exported = official.export(self.module)
+        assert exported.keys() == state.keys()
         assert all(torch.equal(value, state[key]) for key, value in exported.items())
+        if case == "ccbn.in":  # instance norm with running statistics, as the published code calls it
+            statistics, self.module.normalize = (
+                self.module.normalize,
+                nn.InstanceNorm2d(24, track_running_stats=True),
+            )
+            self.module.normalize.load_state_dict(statistics.state_dict())
         self.inputs = [given(rule) for rule in self.facts["inputs"]]
 
     def __call__(self):
-        result = self.module(*self.inputs)
-        return result.images if isinstance(result, tuple) else result
+        """The module's result for the inputs, in the published order."""
+        inputs = self.inputs
+        if isinstance(self.module, SPADEGenerator):
+            inputs = (None, *inputs) if len(inputs) == 1 else inputs[::-1]
+        elif isinstance(self.module, MultiscaleDiscriminator):
+            inputs = (inputs[0][:, -3:], inputs[0][:, :-3])
+        result = self.module(*inputs)
+        return result.images if isinstance(result, GeneratorOutput) else result
 
     def published(self, entries):
         """Entries of ours under the published keys."""
-        names = self.format.keys(self.module)
-        return self.format.write({key: entries[ours] for key, ours in names.items() if ours in entries})
+        names = format_of(self.module).keys(self.module)
+        found = {key: entries[ours] for key, ours in names.items() if ours in entries}
+        return format_of(self.module).write(found)
 
     def check(self, found, entry, **options):
         assert_entry(found, self.figures, f"{self.name}.{entry}", **{"limit": self.facts["limit"], **options})
@@ -65,24 +94,44 @@ class Case:
         self.check(torch.stack([entries[key].double().norm() for key in keys]), entry)
 
 
-@pytest.mark.parametrize(("model", "case"), cases(FORMATS))
+def flat(result):
+    """All numbers of a result, those of several scales and their maps one after the other."""
+    if isinstance(result, torch.Tensor):
+        return result.flatten()
+    return torch.cat([map.flatten() for output in result for map in (*output.features, output.logits)])
+
+
+@pytest.mark.parametrize(("model", "case"), cases(MODELS))
 def test_a_module_has_the_figures_of_the_published_one(model, case):
     case = Case(model, case)
     case.module.train()
-    y = case()
+    y = flat(case())
     case.check(y, "y")
-    (y.flatten() * data(f"openw:{case.name}", (y.numel(),), -1, 1)).sum().backward()
+    (y * data(f"openw:{case.name}", (y.numel(),), -1, 1)).sum().backward()
     gradients = {
         key: torch.zeros_like(p) if p.grad is None else p.grad for key, p in case.module.named_parameters()
     }
     case.check_norms(case.published(gradients), case.facts["params"], "gradnorms")
     for i, x in enumerate(x for x in case.inputs if x.requires_grad):
         case.check(x.grad, f"d{i}")
-    if case.facts["buffers"]:
-        case.check_norms(case.published(dict(case.module.named_buffers())), case.facts["buffers"], "buffers.norms")
+    buffers = case.published(dict(case.module.named_buffers()))
+    if case.name == "ccbn.mybn":
+        check_my_batch_norm(case, buffers)
+    elif buffers:
+        case.check_norms(buffers, case.facts["buffers"], "buffers.norms")
     case.module.eval()
     with torch.no_grad():
-        case.check(case(), "eval")
+        case.check(flat(case()), "eval")
+
+
+def check_my_batch_norm(case, buffers):
+    """BigGAN's own batch norm keeps the biased variance; ours, as torch's, the one without bias."""
+    count = case.inputs[0].numel() / case.inputs[0].shape[1]
+    before = weight("bn.stored_var", [24])
+    fresh = (buffers["stored_var"] - 0.9 * before) * (count - 1) / count
+    case.module.normalize.running_var.copy_(0.9 * before + fresh)
+    norms = torch.stack([buffers["stored_mean"].norm(), case.module.normalize.running_var.norm()])
+    case.check(norms, "buffers.norms")
 
 
 @pytest.mark.parametrize("case", [case for _, case in cases(["mimicry"]) if case.endswith(".D")])
@@ -96,6 +145,35 @@ def test_losses_of_logits_are_the_published_ones(case):
         logistic_discriminator_loss(real, fake).total, *[logistic_generator_loss(fake)] * 2,
     ]  # fmt: skip
     case.check(torch.stack(found), "all_losses")
+
+
+@pytest.mark.parametrize("case", [case for _, case in cases(["biggan"]) if case.startswith("discriminator")])
+def test_losses_of_logits_are_those_of_biggan(case):
+    case = Case("biggan", case)
+    case.module.train()
+    fake, real = case().detach().chunk(2)
+    case.check(
+        torch.stack([*hinge_discriminator_loss(real, fake)[:2], hinge_generator_loss(fake)]), "hinge_losses"
+    )
+    logistic = [*logistic_discriminator_loss(real, fake), logistic_generator_loss(fake)]
+    case.check(torch.stack(logistic), "dcgan_losses")
+
+
+def test_losses_of_patches_are_the_published_ones():
+    case = Case("spade", "discriminator")
+    case.module.train()
+    outputs = case()
+    halves = [[t.chunk(2) for t in (output.logits, *output.features)] for output in outputs]
+    hinge = [hinge_discriminator_loss(logits[1], logits[0]) for logits, *_ in halves]
+    scales = len(halves)
+    maps = [[[map[half] for map in features] for _, *features in halves] for half in (1, 0)]
+    found = [
+        sum(loss.fake for loss in hinge) / scales,
+        sum(loss.real for loss in hinge) / scales,
+        sum(hinge_generator_loss(logits[0]) for logits, *_ in halves) / scales,
+        10 * feature_matching_loss(*maps),
+    ]
+    case.check(torch.stack(found), "hinge_losses")
 
 
 def count(module):
@@ -132,16 +210,74 @@ def test_mimicry_s_sizes_fit_together_and_come_back_from_their_published_keys(si
     images = generator(torch.randn(2, 6), classes).images
     assert images.shape == (2, 3, size, size)
     assert discriminator(images, classes).shape == (2,)
-    for module in (generator, discriminator):
-        entry = next(e for e in _mimicry.FORMATS if isinstance(module, e.kind))
-        state = entry.export(module)
-        assert next(e for e in _mimicry.FORMATS if e.knows(state) and e.role == entry.role) is entry
-        with torch.device("meta"):
-            again = entry.build(state)
-        assert again.image_size == size
-        again = fill(again, entry.read(state), names=entry.keys(again))
+    for module, load in ((generator, official.load_generator), (discriminator, official.load_discriminator)):
+        again = load(official.export(module))
+        assert (type(again), again.image_size) == (type(module), size)
         for key, value in module.state_dict().items():
             assert torch.equal(again.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("size", [32, 64, 128, 256, 512])
+def test_biggan_s_sizes_fit_together_and_come_back_from_their_published_keys(size):
+    sides = (16,) if size == 32 else (32, 64)[: 1 + (size > 64)]
+    parts = size.bit_length() - 1
+    classes = torch.tensor([0, 2])
+    generator = BigGANGenerator(size, 8 if size == 512 else 4, 2 * parts, 3, shared_dim=4, attention=sides)
+    discriminator = BigGANDiscriminator(size, 8, 3, attention=sides)
+    images = generator(torch.randn(2, 2 * parts), classes).images
+    assert images.shape == (2, 3, size, size)
+    assert discriminator(images, classes).shape == (2,)
+    for module, load in ((generator, official.load_generator), (discriminator, official.load_discriminator)):
+        again = load(official.export(module))
+        assert (type(again), again.image_size, again.attention) == (type(module), size, sides)
+        for key, value in module.state_dict().items():
+            assert torch.equal(again.state_dict()[key], value), key
+
+
+def test_biggan_draws_between_classes():
+    generator = BigGANGenerator(32, 4, 8, 3, shared_dim=4, attention=()).eval()
+    z, rows = torch.randn(2, 8), generator.classes.weight
+    assert torch.equal(generator(z, rows[[0, 2]]).images, generator(z, torch.tensor([0, 2])).images)
+    assert generator(z, rows[:2] / 2 + rows[1:] / 2).images.shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize(("size", "z_dim", "width"), [(128, 120, 96), (256, 140, 96), (128, 120, 64)])
+def test_biggan_has_as_many_parameters_as_published(size, z_dim, width):
+    with torch.device("meta"):
+        generator, discriminator = BigGANGenerator(size, width, z_dim), BigGANDiscriminator(size, width)
+    published = counts("biggan")
+    assert count(generator) == published[f"G{size}ch{width}"]
+    assert count(discriminator) == published[f"D{size}ch{width}"]
+
+
+@pytest.mark.parametrize(("data_set", "labels"), [("coco", 184), ("ade20k", 151), ("cityscapes", 36)])
+def test_spade_has_as_many_parameters_as_published(data_set, labels):
+    with torch.device("meta"):
+        assert count(SPADEGenerator(256, labels)) == counts("spade")[data_set]
+        assert count(MultiscaleDiscriminator()) == counts("spade")["coco_D"]
+
+
+@pytest.mark.parametrize(
+    ("upsampling", "z_dim", "size"), [("normal", 0, (32, 64)), ("more", 6, 64), ("most", 0, 128)]
+)
+def test_spade_s_forms_come_back_from_their_published_keys(upsampling, z_dim, size):
+    generator = SPADEGenerator(size, 3, 2, z_dim, upsampling=upsampling)
+    height, width = generator.image_size
+    labels = torch.rand(2, 3, height, width)
+    images = generator(torch.randn(2, z_dim) if z_dim else None, labels).images
+    assert images.shape == (2, 3, height, width)
+    again = official.load_generator(official.export(generator), image_size=size, upsampling=upsampling)
+    for key, value in generator.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+
+
+def test_spade_s_discriminator_comes_back_from_its_published_keys():
+    discriminator = MultiscaleDiscriminator(3, 2, scales=3, stages=3)
+    outputs = discriminator(torch.zeros(2, 3, 32, 32), torch.zeros(2, 3, 32, 32))
+    assert [len(output.features) for output in outputs] == [3, 3, 3]
+    again = official.load_discriminator(official.export(discriminator))
+    for key, value in discriminator.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
 
 
 @pytest.mark.parametrize(

@@ -121,12 +121,14 @@ PUBLIC = {
         "TextFeatures UnknownWordError Vocabulary tokenize"
     ),
     "t2ilayers.models": (
-        "DFBlock DFGenerator GeneratorOutput MatchingAwareDiscriminator ProjectionBlock ProjectionDiscriminator "
-        "ProjectionGenerator RATGenerator RecurrentCondition SSAGAN SSAGANConfig SSAGenerator SSAGeneratorOutput"
+        "BigGANBlock BigGANDeepBlock BigGANDiscriminator BigGANGenerator "
+        "DFBlock DFGenerator GeneratorOutput MatchingAwareDiscriminator MultiscaleDiscriminator "
+        "PatchDiscriminator PatchOutput ProjectionBlock ProjectionDiscriminator ProjectionGenerator RATGenerator "
+        "RecurrentCondition SPADEBlock SPADEGenerator SSAGAN SSAGANConfig SSAGenerator SSAGeneratorOutput"
     ),
     "t2ilayers.losses": (
-        "AdversarialLoss DAMSMLoss HingeLoss damsm_loss gradient_penalty hinge_discriminator_loss "
-        "hinge_generator_loss logistic_discriminator_loss logistic_generator_loss "
+        "AdversarialLoss DAMSMLoss HingeLoss damsm_loss feature_matching_loss gradient_penalty "
+        "hinge_discriminator_loss hinge_generator_loss logistic_discriminator_loss logistic_generator_loss "
         "matching_aware_gradient_penalty mismatched_pairs wasserstein_discriminator_loss"
     ),
     "t2ilayers.data": (

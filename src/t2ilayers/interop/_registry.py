@@ -5,10 +5,16 @@ from __future__ import annotations
 from torch import nn
 
 from .._files import some
-from . import _damsm, _mimicry, _text
+from . import _biggan, _damsm, _mimicry, _spade, _text
 from ._format import Format, Role, State
 
-FORMATS: tuple[Format, ...] = (*_mimicry.FORMATS, *_text.FORMATS, *_damsm.FORMATS)
+FORMATS: tuple[Format, ...] = (
+    *_text.FORMATS,
+    *_mimicry.FORMATS,
+    *_biggan.FORMATS,
+    *_spade.FORMATS,
+    *_damsm.FORMATS,
+)
 
 
 def format_of_state(state: State, role: Role) -> Format:

@@ -11,6 +11,7 @@ from .adversarial import (
     wasserstein_discriminator_loss,
 )
 from .damsm import DAMSMLoss, damsm_loss
+from .feature_matching import feature_matching_loss
 from .hinge import HingeLoss, hinge_discriminator_loss, hinge_generator_loss
 from .pairs import mismatched_pairs
 from .penalty import gradient_penalty, matching_aware_gradient_penalty
@@ -20,6 +21,7 @@ __all__ = [
     "DAMSMLoss",
     "HingeLoss",
     "damsm_loss",
+    "feature_matching_loss",
     "gradient_penalty",
     "hinge_discriminator_loss",
     "hinge_generator_loss",

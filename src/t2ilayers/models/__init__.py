@@ -1,22 +1,34 @@
 """Reference models made of the library's layers."""
 
+from .biggan import BigGANBlock, BigGANDeepBlock, BigGANDiscriminator, BigGANGenerator
 from .dfgan import DFBlock, DFGenerator, GeneratorOutput
 from .discriminators import MatchingAwareDiscriminator
+from .patch import MultiscaleDiscriminator, PatchDiscriminator, PatchOutput
 from .projection import ProjectionBlock, ProjectionDiscriminator, ProjectionGenerator
 from .ratgan import RATGenerator, RecurrentCondition
+from .spade import SPADEBlock, SPADEGenerator
 from .ssagan import SSAGAN, SSAGANConfig, SSAGenerator, SSAGeneratorOutput
 
 __all__ = [
     "SSAGAN",
+    "BigGANBlock",
+    "BigGANDeepBlock",
+    "BigGANDiscriminator",
+    "BigGANGenerator",
     "DFBlock",
     "DFGenerator",
     "GeneratorOutput",
     "MatchingAwareDiscriminator",
+    "MultiscaleDiscriminator",
+    "PatchDiscriminator",
+    "PatchOutput",
     "ProjectionBlock",
     "ProjectionDiscriminator",
     "ProjectionGenerator",
     "RATGenerator",
     "RecurrentCondition",
+    "SPADEBlock",
+    "SPADEGenerator",
     "SSAGANConfig",
     "SSAGenerator",
     "SSAGeneratorOutput",
