@@ -31,7 +31,7 @@ class ResidualDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = image_size
-        self.attention = tuple(attention)
+        self.attention = tuple(sorted(set(attention)))
         self.blocks = nn.ModuleList(blocks)
         self.attentions = nn.ModuleDict(attentions)
         self.head = head

@@ -245,7 +245,7 @@ class BigGANGenerator(nn.Module):
         self.z_dim = z_dim
         self.num_classes = num_classes
         self.shared_dim = shared_dim
-        self.attention = tuple(attention)
+        self.attention = tuple(sorted(set(attention)))
         self.impl: Impl = impl
         part = z_dim // self.parts
         self.classes = nn.Embedding(num_classes, shared_dim) if shared_dim else None

@@ -176,7 +176,7 @@ class ProjectionGenerator(nn.Module):
         self.image_size = image_size
         self.z_dim = z_dim
         self.num_classes = num_classes
-        self.attention = tuple(attention)
+        self.attention = tuple(sorted(set(attention)))
         self.spectral_norm = spectral_norm
         self.impl: Impl = impl
         widths = [ngf, *(ngf // divisor for divisor in divisors)]
