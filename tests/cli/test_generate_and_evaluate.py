@@ -20,12 +20,12 @@ from t2ilayers.metrics import InceptionV3
 from scripts import refused, run
 
 
-def save_model(folder, image_size, image_encoder):
+def save_model(folder, image_size, image_encoder, generator="ssa"):
     vocabulary = CaptionedShapes(1, 16).vocabulary
     torch.manual_seed(0)
     config = SSAGANConfig(
         image_size, ngf=2, ndf=2, cond_dim=16, embed_dim=8, mask_channels=4, vocab_size=len(vocabulary),
-        image_encoder=image_encoder,
+        image_encoder=image_encoder, generator=generator,
     )  # fmt: skip
     SSAGAN(config, vocabulary).save_pretrained(folder)
     return folder
@@ -139,6 +139,19 @@ def folder_of_captions(folder, count):
             row = {"file": f"{i}.png", "captions": shapes.captions(i), "split": "test"}
             rows.write(json.dumps(row) + "\n")
     return folder
+
+
+def test_a_model_without_masks_is_drawn_from_and_measured(tmp_path):
+    model = save_model(tmp_path / "model", 16, None, "df")
+    assert run("generate", model, "a red star", "--grid", "--out", tmp_path / "sheets").returncode == 0
+    refused(
+        run("generate", model, "a red star", "--masks", "--out", tmp_path / "sheets"), "--masks", "has no masks"
+    )
+    out = tmp_path / "r.json"
+    result = run("evaluate", model, "--data", "shapes", "--samples", 70, "--classifier-steps", 2, "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(out.read_text()).keys() >= {"attributes", "inception"}
+    assert "masks" not in json.loads(out.read_text())
 
 
 def test_evaluate_r_precision_of_a_folder(tmp_path):

@@ -128,3 +128,13 @@ def test_torchrun_writes_once_and_what_one_process_writes(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1]
     assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2
+
+
+@pytest.mark.parametrize("generator", ["ssa-unmasked", "df", "rat"])
+def test_another_generator_is_trained_saved_and_drawn_from(generator, tmp_path):
+    result = train(tmp_path, "--generator", generator, "--steps", "2")
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["step_00000002.png"]
+    model = SSAGAN.from_pretrained(tmp_path / "model")
+    assert model.config.generator == generator
+    assert model.generate(["a red circle"], seed=0).masks == ()

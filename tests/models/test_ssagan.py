@@ -171,7 +171,7 @@ def test_bad_arguments_are_refused_with_the_rule():
         model.discriminator.features(torch.zeros(1, 3, 32, 32))
 
 
-WITHOUT_MASKS = [{"generator": "df"}, {"generator": "rat"}, {"mask_channels": 0}]
+WITHOUT_MASKS = [{"generator": "df"}, {"generator": "rat"}, {"generator": "ssa-unmasked"}]
 
 
 @pytest.mark.parametrize("change", WITHOUT_MASKS, ids=str)

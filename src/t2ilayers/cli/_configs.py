@@ -42,6 +42,8 @@ class TrainConfig(RunConfig):
     """Folder that everything is written to."""
     image_size: int = 64
     """Side of the pictures in px, a power of two, at least 16; 32, 64 or 128 with the small image encoder."""
+    generator: Literal["ssa", "ssa-unmasked", "df", "rat"] = "ssa"
+    """SSA-GAN's, the same without masks, DF-GAN's of 2022 or RAT-GAN's; all else stays SSA-GAN's."""
     ngf: int = 32
     """Base width of the generator, at least 1."""
     ndf: int = 32
@@ -77,6 +79,7 @@ class TrainConfig(RunConfig):
             vocab_size=vocab_size,
             max_words=max_words,
             image_encoder=self.image_encoder,
+            generator=self.generator,
         )
 
     def check(self) -> None:

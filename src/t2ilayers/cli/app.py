@@ -97,7 +97,7 @@ class App(ThreadingHTTPServer):
         self.model = model
         self.host = host.lower()
         self.one_at_a_time = threading.Lock()
-        self.stages = [2**i for i in range(2, model.config.image_size.bit_length())]
+        self.stages = model.mask_sides
 
     @property
     def address(self) -> str:

@@ -209,18 +209,20 @@ def measure_shapes(model: SSAGAN, scenes: CaptionedShapes, samples: int, argumen
     masks = [torch.cat(stage) for stage in zip(*(output.masks for output, _ in pairs), strict=True)]
     generated = attribute_accuracy(classifier, images, captions)
     real = attribute_accuracy(classifier, torch.cat([real["image"] for _, real in pairs]), captions)
-    ious = stage_ious(masks, classifier.foreground(images))
-    return {
+    results: dict[str, Any] = {
         "attributes": {
             name: {"generated": generated[name], "real": real[name], "chance": ATTRIBUTE_CHANCE[name]}
             for name in generated
         },
-        "masks": {
+    }
+    if masks:  # not every generator has them
+        ious = stage_ious(masks, classifier.foreground(images))
+        results["masks"] = {
             "stages": [stage._asdict() for stage in ious.stages],
             "best": ious.best._asdict(),
             "constant": ious.constant,
-        },
-    }
+        }
+    return results
 
 
 @torch.no_grad()
@@ -267,6 +269,7 @@ def print_table(results: dict[str, Any]) -> None:
         row("Attributes that captions name", "generated", "real", "chance")
         for name, scores in results["attributes"].items():
             row(f"  {name}", *scores.values())
+    if "masks" in results:
         masks = results["masks"]
         print()
         row("IoU of masks with the foreground", "mask", "inverted")

@@ -70,6 +70,8 @@ def draw(arguments: Arguments) -> None:
     if there and not arguments.overwrite:
         raise ValueError(f"{arguments.out} already has {some(there)}; use another --out, or --overwrite")
     model = SSAGAN.from_pretrained(arguments.model, discriminator=False, image_encoder=False)
+    if arguments.masks and not model.mask_sides:
+        raise ValueError(f"--masks must be left out: the generator of {arguments.model} has no masks")
     images, masks = model.generate(captions, seed=arguments.seed, truncation=arguments.truncation)
     if not any(sheets.values()):
         pictures = [to_picture(image) for image in images]

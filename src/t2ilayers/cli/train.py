@@ -49,10 +49,11 @@ class Samples:
             model.generator = own
         sheet, rows = sample_sheet(images, self.captions), slice(0, 6)
         save_image(sheet, self.folder / f"step_{step:08d}.png")
-        save_image(
-            mask_sheet(images[rows], [mask[rows] for mask in masks], self.captions[rows]),
-            self.folder / f"masks_{step:08d}.png",
-        )
+        if masks:
+            save_image(
+                mask_sheet(images[rows], [mask[rows] for mask in masks], self.captions[rows]),
+                self.folder / f"masks_{step:08d}.png",
+            )
         board.add_image("samples", np.asarray(sheet), step, dataformats="HWC")
 
 

@@ -153,14 +153,14 @@ class SSAGANConfig(JSONConfig):
         z_dim: length of the noise.
         cond_dim: length of the sentence, even.
         embed_dim: length of a word's embedding.
-        mask_channels: hidden channels of the mask predictors of SSA-GAN's generator; 0 leaves its masks out.
+        mask_channels: hidden channels of the mask predictors, where the generator has masks.
         vocab_size: words in the vocabulary, index 0 included.
         max_words: a caption's longest length in words.
         image_encoder: ``"inception"`` (published, 299 px trunk), ``"conv"`` (small, for 32 to 128 px) or
             None. It is needed for the DAMSM loss and for R-precision, not for drawing.
         image_width: base width of the small image encoder, a multiple of 16.
-        generator: whose it is: ``"ssa"``, ``"df"`` (DF-GAN's code of 2022) or ``"rat"`` (RAT-GAN). Only the first
-            has masks.
+        generator: whose it is: ``"ssa"``, ``"ssa-unmasked"`` (the same without masks), ``"df"`` (DF-GAN's code of
+            2022) or ``"rat"`` (RAT-GAN).
 
     Example:
         >>> config = SSAGANConfig(image_size=32, ngf=8, ndf=8, vocab_size=10)
@@ -179,7 +179,7 @@ class SSAGANConfig(JSONConfig):
     max_words: int = 18
     image_encoder: Literal["inception", "conv"] | None = None
     image_width: int = 64
-    generator: Literal["ssa", "df", "rat"] = "ssa"
+    generator: Literal["ssa", "ssa-unmasked", "df", "rat"] = "ssa"
 
 
 def _generator(config: SSAGANConfig) -> SSAGenerator | DFGenerator | RATGenerator:
@@ -188,7 +188,7 @@ def _generator(config: SSAGANConfig) -> SSAGenerator | DFGenerator | RATGenerato
         return DFGenerator(*sizes)
     if config.generator == "rat":
         return RATGenerator(*sizes)
-    return SSAGenerator(*sizes, mask_channels=config.mask_channels)
+    return SSAGenerator(*sizes, mask_channels=config.mask_channels if config.generator == "ssa" else 0)
 
 
 class SSAGAN(nn.Module):
@@ -253,7 +253,7 @@ class SSAGAN(nn.Module):
             >>> SSAGAN(SSAGANConfig(32, ngf=4, ndf=4, vocab_size=9)).mask_sides
             [4, 8, 16, 32]
         """
-        if self.config.generator != "ssa" or not self.config.mask_channels:
+        if self.config.generator != "ssa":
             return []
         return [2**i for i in range(2, self.config.image_size.bit_length())]
 
