@@ -10,11 +10,11 @@ import subprocess
 import time
 
 import pytest
-import torch
 
 from t2ilayers import SSAGAN
 from t2ilayers.training import latest_checkpoint, load_checkpoint
 
+from sameness import same
 from scripts import command, flags, train
 
 
@@ -43,16 +43,6 @@ def wait_for(run, folder, pattern):
     while run.poll() is None and not any(folder.glob(pattern)) and time.monotonic() < deadline:
         with contextlib.suppress(subprocess.TimeoutExpired):
             run.wait(timeout=0.002)
-
-
-def same(first, second):
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(value, second[key]) for key, value in first.items())
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return first == second
 
 
 def test_killed_twice_once_while_it_saved_it_resumes_to_identical_weights_and_optimizers(whole_run, tmp_path):

@@ -213,11 +213,11 @@ def test_sample_has_the_mask_and_repeats(shapes):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"length": 0}, "length is at least 1, got 0"),
+        ({"length": 0}, "length must be at least 1, got 0"),
         ({"image_size": 15}, "image_size must be at least 16, got 15"),
         ({"split": "val"}, "'val'"),
         ({"seed": -1}, "seed must be at least 0"),
-        ({"max_objects": 3}, "max_objects is 1 or 2, got 3"),
+        ({"max_objects": 3}, "max_objects must be 1 or 2, got 3"),
     ],
 )
 def test_wrong_arguments(options, says):

@@ -16,15 +16,6 @@ from t2ilayers.metrics import (
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors: threads of several test processes on a few cores only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def random_codes(n, d=16, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(n, d, generator=generator), torch.randn(n, d, generator=generator)

@@ -21,14 +21,6 @@ AUXILIARY = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def networks():
     return {kind: InceptionV3.random(kind, seed=0) for kind in ("tensorflow-2015", "torchvision")}
@@ -250,5 +242,5 @@ def test_statistics_are_of_the_features_and_scores_of_the_logits(networks):
         features = network(protocol.prepare(pictures))
     np.testing.assert_allclose(statistics.gaussian().sigma, np.cov(features.numpy(), rowvar=False), atol=1e-5)
     assert statistics.inception_score() == pytest.approx((1.0, 0.0))  # splits of one picture
-    with pytest.raises(ValueError, match="clean is defined by tensorflow-2015 weights, got torchvision"):
+    with pytest.raises(ValueError, match="weights must be tensorflow-2015 for clean, got torchvision"):
         PictureStatistics(protocol, networks["torchvision"])

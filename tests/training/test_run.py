@@ -26,6 +26,8 @@ from t2ilayers.training import (
 )
 from t2ilayers.training.run import _BAR, _duration
 
+from sameness import same
+
 
 @dataclasses.dataclass
 class Config(RunConfig):
@@ -81,16 +83,6 @@ def go(out, stop=6, fail_at=None, data=DATA, training=None, after=None, **settin
 
 def last(out):
     return load_checkpoint(latest_checkpoint(out / "checkpoints"))
-
-
-def same(first, second):
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(value, second[key]) for key, value in first.items())
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return first == second
 
 
 def equal_runs(first, second):

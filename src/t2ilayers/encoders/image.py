@@ -34,11 +34,11 @@ class ImageFeatures(NamedTuple):
     code: Tensor
 
 
-def _check_floating(encoder: str, images: Tensor) -> None:
+def _check_floating(images: Tensor) -> None:
     if not images.is_floating_point():
         raise TypeError(
-            f"{encoder} takes images of a floating dtype with values in [-1, 1], got {images.dtype}; "
-            "for 0..255 bytes use images / 127.5 - 1."
+            f"images must be of a floating dtype, with values in [-1, 1], got {images.dtype}; "
+            "for bytes use images / 127.5 - 1"
         )
 
 
@@ -81,7 +81,7 @@ class InceptionImageEncoder(nn.Module):
     def __init__(self, cond_dim: int = 256) -> None:
         super().__init__()
         if cond_dim < 1:
-            raise ValueError(f"InceptionImageEncoder needs cond_dim >= 1, got {cond_dim}; 256 is usual.")
+            raise ValueError(f"cond_dim must be at least 1, got {cond_dim}; 256 is usual")
         self.cond_dim = cond_dim
         self.trunk = InceptionV3Trunk().requires_grad_(False)
         self.emb_features = nn.Conv2d(768, cond_dim, 1, bias=False)
@@ -126,10 +126,10 @@ class InceptionImageEncoder(nn.Module):
     def forward(self, images: Tensor) -> ImageFeatures:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
-                f"InceptionImageEncoder takes images (N, 3, H, W), got shape {tuple(images.shape)}; "
-                "a single image needs images[None], a grey one images.expand(-1, 3, -1, -1)."
+                f"images must be (N, 3, H, W), got {tuple(images.shape)}; for a single one pass images[None], "
+                "for grey ones images.expand(-1, 3, -1, -1)"
             )
-        _check_floating("InceptionImageEncoder", images)
+        _check_floating(images)
         resized = F.interpolate(images, size=(299, 299), mode="bilinear", align_corners=False)
         mixed_6e, pooled = self.trunk(resized)
         return ImageFeatures(regions=self.emb_features(mixed_6e), code=self.emb_cnn_code(pooled))
@@ -202,13 +202,12 @@ class ConvImageEncoder(nn.Module):
         super().__init__()
         if image_size not in (32, 64, 128):
             raise ValueError(
-                f"ConvImageEncoder takes image_size 32, 64 or 128, got {image_size}; larger pictures "
-                "are for InceptionImageEncoder."
+                f"image_size must be 32, 64 or 128, got {image_size}; for larger ones take InceptionImageEncoder"
             )
         if cond_dim < 1 or width < 16 or width % 16:
             raise ValueError(
-                "ConvImageEncoder needs cond_dim >= 1 and width a positive multiple of 16, got "
-                f"cond_dim={cond_dim}, width={width}; try cond_dim=256, width=64."
+                "cond_dim must be at least 1 and width a positive multiple of 16, got "
+                f"{cond_dim} and {width}; try cond_dim=256, width=64"
             )
         self.image_size = image_size
         self.cond_dim = cond_dim
@@ -239,10 +238,10 @@ class ConvImageEncoder(nn.Module):
         expected = (3, self.image_size, self.image_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise ValueError(
-                f"this ConvImageEncoder takes images (N, 3, {self.image_size}, {self.image_size}), got "
-                f"shape {tuple(images.shape)}; resize the images, or make the encoder with their image_size."
+                f"images must be (N, 3, {self.image_size}, {self.image_size}), got {tuple(images.shape)}; "
+                "resize them, or make the encoder with their image_size"
             )
-        _check_floating("ConvImageEncoder", images)
+        _check_floating(images)
         features = self.stages(images)
         return ImageFeatures(regions=self.to_regions(features), code=self.to_code(features))
 

@@ -259,13 +259,12 @@ class InceptionV3Trunk(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 75:
             raise ValueError(
-                "InceptionV3Trunk takes images (N, 3, H, W) with H, W >= 75, got shape "
-                f"{tuple(images.shape)}; resize the images to 299x299."
+                f"images must be (N, 3, H, W) with H and W at least 75, got {tuple(images.shape)}; "
+                "resize them to 299 x 299"
             )
         if not images.is_floating_point():
             raise TypeError(
-                f"InceptionV3Trunk takes images of a floating dtype, got {images.dtype}; "
-                "for 0..255 bytes use images / 127.5 - 1."
+                f"images must be of a floating dtype, got {images.dtype}; for bytes use images / 127.5 - 1"
             )
         x = images
         for step in _STEM:

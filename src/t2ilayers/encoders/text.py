@@ -72,13 +72,13 @@ class LSTMTextEncoder(nn.Module):
         super().__init__()
         if vocab_size < 1 or embed_dim < 1:
             raise ValueError(
-                "LSTMTextEncoder needs vocab_size >= 1 and embed_dim >= 1, got "
-                f"vocab_size={vocab_size}, embed_dim={embed_dim}; for a Vocabulary pass its length."
+                f"vocab_size and embed_dim must be at least 1, got {vocab_size} and {embed_dim}; "
+                "for a Vocabulary pass its length"
             )
         if cond_dim < 2 or cond_dim % 2:
             raise ValueError(
-                f"LSTMTextEncoder needs an even cond_dim >= 2, got {cond_dim}: each of the two "
-                f"directions of the LSTM gives half of it; use {max(2, cond_dim + cond_dim % 2)}."
+                f"cond_dim must be even and at least 2, of which each direction of the LSTM gives half, "
+                f"got {cond_dim}; use {max(2, cond_dim + cond_dim % 2)}"
             )
         self.cond_dim = cond_dim
         self.embedding = nn.Embedding(vocab_size, embed_dim)
@@ -101,9 +101,8 @@ class LSTMTextEncoder(nn.Module):
         """Raises where the arguments break the rules; returns the lengths on the CPU."""
         if tokens.ndim != 2 or lengths.shape != tokens.shape[:1] or tokens.numel() == 0:
             raise ValueError(
-                "LSTMTextEncoder takes tokens (N, T) and lengths (N,) with N, T >= 1, got tokens "
-                f"{tuple(tokens.shape)} and lengths {tuple(lengths.shape)}; "
-                "a single caption needs tokens[None]."
+                "tokens must be (N, T) and lengths (N,) with N and T at least 1, got "
+                f"{tuple(tokens.shape)} and {tuple(lengths.shape)}; for a single caption pass tokens[None]"
             )
         if tokens.dtype != torch.int64:
             raise TypeError(f"tokens must be int64, got {tokens.dtype}; use tokens.long().")

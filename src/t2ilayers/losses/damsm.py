@@ -165,9 +165,8 @@ def _check_damsm(
             if x is not None
         )
         raise ValueError(
-            "damsm_loss takes regions (N, D, h, w), code (N, D), words (N, D, T), sentence (N, D), lengths "
-            f"(N,) and class_ids (N,) or None, no size 0, got {got}; were both encoders made with "
-            "one cond_dim?"
+            "shapes must be regions (N, D, h, w), code (N, D), words (N, D, T), sentence (N, D), lengths (N,) and "
+            f"class_ids (N,), no size 0, got {got}; were both encoders made with one cond_dim?"
         )
     for name, x in (("regions", regions), ("code", code), ("words", words), ("sentence", sentence)):
         if not x.is_floating_point():

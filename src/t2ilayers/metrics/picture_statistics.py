@@ -32,7 +32,7 @@ class PictureStatistics:
 
     def __init__(self, protocol: Protocol, network: InceptionV3) -> None:
         if network.kind != protocol.weights:
-            raise ValueError(f"{protocol.name} is defined by {protocol.weights} weights, got {network.kind}")
+            raise ValueError(f"weights must be {protocol.weights} for {protocol.name}, got {network.kind}")
         self.protocol = protocol
         self.network = network
         self.label = f"{protocol.name}, {network.sha256 or network.source}"

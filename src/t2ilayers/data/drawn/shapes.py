@@ -102,11 +102,11 @@ class CaptionedShapes(CaptionedDataset):
         check_image_size(image_size)
         check_seed(seed)
         if length < 1:
-            raise ValueError(f"length is at least 1, got {length}")
+            raise ValueError(f"length must be at least 1, got {length}")
         if split not in ("train", "test"):
-            raise ValueError(f'split is "train" or "test", got {split!r}')
+            raise ValueError(f'split must be "train" or "test", got {split!r}')
         if max_objects not in (1, 2):
-            raise ValueError(f"max_objects is 1 or 2, got {max_objects}")
+            raise ValueError(f"max_objects must be 1 or 2, got {max_objects}")
         self.split = split
         self.max_objects = max_objects
         # Filled row by row, so a row does not depend on how many follow.
