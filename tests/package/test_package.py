@@ -138,10 +138,11 @@ PUBLIC = {
         "named_attributes open_dataset"
     ),
     "t2ilayers.metrics": (
-        "ATTRIBUTES ATTRIBUTE_CHANCE AttributeClassifier AttributeLogits CLIPEncoder GaussianStatistics "
-        "InceptionScore InceptionV3 PROTOCOLS PictureStatistics Protocol RPrecision StageIoU StageIoUs "
-        "StreamingStatistics attribute_accuracy frechet_distance inception_score mask_iou r_precision stage_ious "
-        "train_attribute_classifier"
+        "ATTRIBUTES ATTRIBUTE_CHANCE AttributeClassifier AttributeLogits CLIPEncoder DensityCoverage "
+        "GaussianStatistics InceptionScore InceptionV3 KernelDistance Nearest PROTOCOLS PictureStatistics "
+        "Protocol RPrecision StageIoU StageIoUs StreamingStatistics attribute_accuracy conditional_frechet_distance "
+        "data_copying density_coverage frechet_distance inception_score kernel_distance mask_iou nearest_features "
+        "prompt_diversity r_precision stage_ious train_attribute_classifier vendi_score"
     ),
     "t2ilayers.training": (
         "DAMSM EMA EncoderStep MatchingAwareConfig MatchingAwareStep MetricsLog NonFiniteLossError Processes Run "

@@ -1,8 +1,12 @@
-"""How good the pictures are: FID, IS, R-precision, attributes that captions name, what the masks select."""
+"""How good the pictures are: distances, diversity, R-precision, attributes that captions name, masks."""
 
 from ..data import ATTRIBUTES
+from ._conditional_frechet import conditional_frechet_distance
+from ._diversity import prompt_diversity, vendi_score
 from ._inception_score import InceptionScore, inception_score
+from ._kernel_distance import KernelDistance, kernel_distance
 from ._mask_iou import StageIoU, StageIoUs, mask_iou, stage_ious
+from ._neighbours import DensityCoverage, Nearest, data_copying, density_coverage, nearest_features
 from ._r_precision import RPrecision, r_precision
 from .attributes import (
     ATTRIBUTE_CHANCE,
@@ -24,9 +28,12 @@ __all__ = [
     "AttributeClassifier",
     "AttributeLogits",
     "CLIPEncoder",
+    "DensityCoverage",
     "GaussianStatistics",
     "InceptionScore",
     "InceptionV3",
+    "KernelDistance",
+    "Nearest",
     "PictureStatistics",
     "Protocol",
     "RPrecision",
@@ -34,10 +41,17 @@ __all__ = [
     "StageIoUs",
     "StreamingStatistics",
     "attribute_accuracy",
+    "conditional_frechet_distance",
+    "data_copying",
+    "density_coverage",
     "frechet_distance",
     "inception_score",
+    "kernel_distance",
     "mask_iou",
+    "nearest_features",
+    "prompt_diversity",
     "r_precision",
     "stage_ious",
     "train_attribute_classifier",
+    "vendi_score",
 ]
