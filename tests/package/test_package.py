@@ -140,9 +140,10 @@ PUBLIC = {
     "t2ilayers.metrics": (
         "ATTRIBUTES ATTRIBUTE_CHANCE AttributeClassifier AttributeLogits CLIPEncoder DensityCoverage "
         "GaussianStatistics InceptionScore InceptionV3 KernelDistance Nearest PROTOCOLS PictureStatistics "
-        "Protocol RPrecision StageIoU StageIoUs StreamingStatistics attribute_accuracy conditional_frechet_distance "
-        "data_copying density_coverage frechet_distance inception_score kernel_distance mask_iou nearest_features "
-        "prompt_diversity r_precision stage_ious train_attribute_classifier vendi_score"
+        "Protocol RPrecision StageIoU StageIoUs StreamingStatistics attribute_accuracy "
+        "conditional_frechet_distance data_copying density_coverage frechet_distance inception_score "
+        "kernel_distance mask_iou nearest_features prompt_diversity r_precision stage_ious "
+        "train_attribute_classifier vendi_score"
     ),
     "t2ilayers.training": (
         "DAMSM EMA EncoderStep MatchingAwareConfig MatchingAwareStep MetricsLog NonFiniteLossError Processes Run "
