@@ -56,7 +56,7 @@ def density_coverage(real: Tensor, generated: Tensor, *, neighbours: int = 5) ->
     if not 1 <= neighbours < len(x):
         raise ValueError(f"neighbours must be 1 to N - 1 = {len(x) - 1}, got {neighbours}")
     inside = covered = 0
-    for rows in torch.arange(len(x), device="cpu").split(_ROWS):
+    for rows in torch.split(torch.arange(len(x), device="cpu"), _ROWS):
         among = _distances(x[rows], x)
         among[torch.arange(len(rows), device="cpu"), rows] = torch.inf  # a picture is no neighbour of itself
         radius = among.kthvalue(neighbours, dim=1, keepdim=True).values
@@ -98,7 +98,7 @@ def nearest_features(queries: Tensor, references: Tensor) -> Nearest:
     """
     x, y = check_features(1, queries=queries, references=references)
     check_same_space(queries=x, references=y)
-    found = [_distances(part, y).min(1) for part in x.split(_ROWS)]
+    found = [_distances(part, y).min(1) for part in torch.split(x, _ROWS)]
     return Nearest(*(torch.cat(column) for column in zip(*found, strict=True)))
 
 
