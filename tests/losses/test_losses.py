@@ -17,6 +17,7 @@ from t2ilayers.losses import (
     hinge_generator_loss,
     matching_aware_gradient_penalty,
     mismatched_pairs,
+    sentence_loss,
 )
 
 from published import data, figures, official_keys, weights
@@ -317,6 +318,22 @@ def test_damsm_is_the_formula(
     expected = _damsm_by_loop(*features, lengths, classes, gammas)
     assert [x.item() for x in loss] == pytest.approx(expected, rel=1e-10, abs=1e-12)
     assert loss.total.item() == pytest.approx(sum(expected), rel=1e-10, abs=1e-12)
+    _, code, _, sentence = features
+    ids = None if classes is None else torch.tensor(classes)
+    alone = sentence_loss(code, sentence, ids, gamma3=gammas[2])
+    assert [x.item() for x in alone] == pytest.approx(expected[2:], rel=1e-10, abs=1e-12)
+    assert alone.total.item() == pytest.approx(sum(expected[2:]), rel=1e-10, abs=1e-12)
+
+
+def test_sentence_loss_refuses_what_does_not_fit() -> None:
+    code = torch.ones(3, 4)
+    for other in (torch.ones(3, 5), torch.ones(2, 4), torch.ones(4)):
+        with pytest.raises(ValueError, match="alike"):
+            sentence_loss(code, other)
+    with pytest.raises(ValueError, match="class_ids"):
+        sentence_loss(code, code, torch.tensor([1, 2]))
+    with pytest.raises(TypeError, match="floating"):
+        sentence_loss(code.long(), code.long())
 
 
 def test_damsm_gradients() -> None:

@@ -127,9 +127,9 @@ PUBLIC = {
         "RecurrentCondition SPADEBlock SPADEGenerator SSAGAN SSAGANConfig SSAGenerator SSAGeneratorOutput"
     ),
     "t2ilayers.losses": (
-        "AdversarialLoss DAMSMLoss HingeLoss damsm_loss feature_matching_loss gradient_penalty "
+        "AdversarialLoss DAMSMLoss HingeLoss SentenceLoss damsm_loss feature_matching_loss gradient_penalty "
         "hinge_discriminator_loss hinge_generator_loss logistic_discriminator_loss logistic_generator_loss "
-        "matching_aware_gradient_penalty mismatched_pairs wasserstein_discriminator_loss"
+        "matching_aware_gradient_penalty mismatched_pairs sentence_loss wasserstein_discriminator_loss"
     ),
     "t2ilayers.data": (
         "ATTRIBUTES BACKGROUNDS Batch BatchDataset COCODataset COLOURS CUBDataset CaptionFolder CaptionShards "

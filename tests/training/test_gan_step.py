@@ -80,6 +80,13 @@ def test_another_text_image_loss_and_classes_as_the_condition():
     assert judge.scale.grad is None
 
 
+def test_encoders_learn_without_words():
+    step = EncoderStep(make_model(image_encoder="conv").encoders, lr=2e-3, words=False)
+    first, *_, last = [step(BATCHES[0]) for _ in range(8)]
+    assert set(first) == {"encoders/sentence_i2t", "encoders/sentence_t2i"}
+    assert sum(last.values()) < sum(first.values())
+
+
 @pytest.mark.parametrize("kind", ["ssagan", "plain", "encoders"])
 def test_a_step_continues_from_its_state(kind):
     def make():

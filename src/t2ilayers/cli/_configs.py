@@ -130,6 +130,8 @@ class PretrainConfig(RunConfig):
     batch_size: int = 48
     lr: float = 2e-3
     """Adam's rate at the start, at least 2e-4, below which it never falls; it does by 2 % per epoch."""
+    words: bool = True
+    """Losses of words too, as published. Without, batches four times as large take about as long."""
     precision: Literal["fp32", "bf16"] = dataclasses.field(default_factory=fastest_precision)
     """bf16 runs the encoders under autocast; the default is what is faster on this machine."""
     class_field: str = "class_id"

@@ -114,7 +114,7 @@ def pretrain(config: PretrainConfig) -> None:
     )
     stop = config.stop(len(data))
     pair = open_encoders(config, data).to(device)
-    training = EncoderStep(pair, lr=config.lr, precision=config.precision, processes=processes)
+    training = EncoderStep(pair, lr=config.lr, words=config.words, precision=config.precision, processes=processes)
     encoders = config.out / "encoders"
     with Run(
         config,
@@ -123,7 +123,7 @@ def pretrain(config: PretrainConfig) -> None:
         data,
         processes=processes,
         device=device,
-        shown={"encoders/words_i2t": "words", "encoders/sentence_i2t": "sentence"},
+        shown=({"encoders/words_i2t": "words"} if config.words else {}) | {"encoders/sentence_i2t": "sentence"},
         on_save=lambda: save_encoders(pair, encoders),
     ) as run:
         run.announce(stop, precision=config.precision)

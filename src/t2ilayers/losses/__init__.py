@@ -10,7 +10,7 @@ from .adversarial import (
     logistic_generator_loss,
     wasserstein_discriminator_loss,
 )
-from .damsm import DAMSMLoss, damsm_loss
+from .damsm import DAMSMLoss, SentenceLoss, damsm_loss, sentence_loss
 from .feature_matching import feature_matching_loss
 from .hinge import HingeLoss, hinge_discriminator_loss, hinge_generator_loss
 from .pairs import mismatched_pairs
@@ -20,6 +20,7 @@ __all__ = [
     "AdversarialLoss",
     "DAMSMLoss",
     "HingeLoss",
+    "SentenceLoss",
     "damsm_loss",
     "feature_matching_loss",
     "gradient_penalty",
@@ -29,5 +30,6 @@ __all__ = [
     "logistic_generator_loss",
     "matching_aware_gradient_penalty",
     "mismatched_pairs",
+    "sentence_loss",
     "wasserstein_discriminator_loss",
 ]

@@ -1,4 +1,4 @@
-"""The DAMSM loss between pictures and captions, by words and as wholes."""
+"""Pictures and captions of a batch must find each other: as wholes, and by words besides (DAMSM)."""
 
 from __future__ import annotations
 
@@ -62,6 +62,86 @@ def _both_ways(similarities: Tensor, other_of_class: Tensor | None) -> tuple[Ten
     return F.cross_entropy(similarities, own), F.cross_entropy(similarities.T, own)
 
 
+class SentenceLoss(NamedTuple):
+    """The terms of :func:`sentence_loss`, each ``()``: ``i2t`` an image among captions, ``t2i`` the reverse.
+
+    Example:
+        >>> import torch
+        >>> from t2ilayers.losses import SentenceLoss
+        >>> SentenceLoss(*torch.tensor([3.0, 4.0])).total
+        tensor(7.)
+    """
+
+    sentence_i2t: Tensor
+    sentence_t2i: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of the two."""
+        return self.sentence_i2t + self.sentence_t2i
+
+
+def sentence_loss(
+    code: Tensor, sentence: Tensor, class_ids: Tensor | None = None, *, gamma3: float = 10.0
+) -> SentenceLoss:
+    r"""The half of :func:`damsm_loss` that needs no words, at a price that large batches can pay.
+
+    .. math:: L = \mathrm{CE}(\gamma_3 S) + \mathrm{CE}(\gamma_3 S^\top), \qquad
+        S_{ij} = \cos(\mathrm{code}_i, \mathrm{sentence}_j)
+
+    with i = j as the target. The more captions a batch has, the more alike are the most similar two of them: a
+    large batch teaches what a small one never asks for.
+
+    Args:
+        code: ``(N, D)``, N >= 1.
+        sentence: ``(N, D)``.
+        class_ids: ``(N,)`` integers; two different samples of one class are left out. None: each its own class.
+        gamma3: inverse temperature.
+
+    Returns:
+        :class:`SentenceLoss`, whose ``total`` is the loss to minimise.
+
+    Raises:
+        ValueError: shapes do not agree.
+        TypeError: features are not of a floating dtype, or class ids are not integers.
+
+    Source: Xu et al., AttnGAN, arXiv 1711.10485, section 3.2; alone and with large batches, Zhang et al., ConVIRT,
+    arXiv 2010.00747.
+
+    Example:
+        >>> import torch
+        >>> from t2ilayers.losses import sentence_loss
+        >>> bool(sentence_loss(torch.eye(4), torch.eye(4)).total < 0.001)
+        True
+    """
+    if code.ndim != 2 or code.shape != sentence.shape or code.numel() == 0:
+        raise ValueError(
+            f"code and sentence must be (N, D), alike and not empty, got {tuple(code.shape)} and "
+            f"{tuple(sentence.shape)}; were both encoders made with one cond_dim?"
+        )
+    if class_ids is not None:
+        if class_ids.shape != code.shape[:1]:
+            raise ValueError(f"class_ids must be (N,) = ({len(code)},), got {tuple(class_ids.shape)}")
+        check_ids("class_ids", class_ids)
+    for name, x in (("code", code), ("sentence", sentence)):
+        if not x.is_floating_point():
+            raise TypeError(f"{name} must be of a floating dtype, got {x.dtype}.")
+    code, sentence = full(code), full(sentence)
+    with torch.autocast(code.device.type, enabled=False):
+        norms = code.norm(dim=1)[:, None] * sentence.norm(dim=1)
+        cosines = code @ sentence.T / norms.clamp(min=_EPS)  # (image, caption)
+        return SentenceLoss(*_both_ways(gamma3 * cosines, _others_of_class(code, class_ids)))
+
+
+def _others_of_class(code: Tensor, class_ids: Tensor | None) -> Tensor | None:
+    """(N, N): whether two samples are of one class and not the same."""
+    if class_ids is None:
+        return None
+    class_ids = class_ids.to(code.device)
+    itself = torch.eye(len(code), dtype=torch.bool, device=code.device)
+    return (class_ids[:, None] == class_ids) & ~itself
+
+
 def damsm_loss(
     regions: Tensor,
     code: Tensor,
@@ -123,18 +203,10 @@ def damsm_loss(
     """
     _check_damsm(regions, code, words, sentence, lengths, class_ids)
     regions, code, words, sentence = map(full, (regions, code, words, sentence))
-    other_of_class = None
-    if class_ids is not None:
-        class_ids = class_ids.to(code.device)
-        itself = torch.eye(len(code), dtype=torch.bool, device=code.device)
-        other_of_class = (class_ids[:, None] == class_ids) & ~itself
     with torch.autocast(code.device.type, enabled=False):
         by_words = _word_similarities(regions, words, lengths.to(code.device), gamma1, gamma2)
-        norms = code.norm(dim=1)[:, None] * sentence.norm(dim=1)
-        cosines = code @ sentence.T / norms.clamp(min=_EPS)  # (image, caption)
-        return DAMSMLoss(
-            *_both_ways(gamma3 * by_words, other_of_class), *_both_ways(gamma3 * cosines, other_of_class)
-        )
+        words_i2t, words_t2i = _both_ways(gamma3 * by_words, _others_of_class(code, class_ids))
+    return DAMSMLoss(words_i2t, words_t2i, *sentence_loss(code, sentence, class_ids, gamma3=gamma3))
 
 
 def _check_damsm(
