@@ -1,4 +1,4 @@
-"""The folder of a saved model: config.json, vocabulary.json and model.safetensors."""
+"""The folder of a saved model: config.json, vocabulary.json and model.safetensors; and models by name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -25,6 +26,7 @@ else:
 
 CONFIG, VOCABULARY, WEIGHTS = "config.json", "vocabulary.json", "model.safetensors"
 _MOST_CONFIG = 2**20  # bytes
+PRETRAINED = Path(__file__).with_name("pretrained")  # models that come with the package, one folder each
 
 
 class JSONConfig(DataclassInstance):
@@ -99,21 +101,61 @@ def _described(hint: Any) -> str:
     )
 
 
+def pretrained_names() -> list[str]:
+    """The models that come with the package."""
+    return sorted(path.parent.name for path in PRETRAINED.glob(f"*/{CONFIG}"))
+
+
+def model_folder(name: str | os.PathLike[str]) -> Path:
+    """The folder that ``name`` stands for: that folder itself, or else a model of the package.
+
+    Raises:
+        FileNotFoundError: neither; the message lists the package's models.
+    """
+    folder = Path(name)
+    if folder.exists():
+        return folder
+    if os.fspath(name) in pretrained_names():
+        return PRETRAINED / folder
+    raise FileNotFoundError(
+        f"{os.fspath(name):.200} holds no {CONFIG}: there is no such folder; a model folder is written by "
+        f"save_pretrained, and models of the package are {', '.join(pretrained_names()) or 'none'}"
+    )
+
+
 def save_folder(
-    folder: str | os.PathLike[str], module: nn.Module, config: JSONConfig, vocabulary: Vocabulary | None
+    folder: str | os.PathLike[str],
+    module: nn.Module,
+    config: JSONConfig,
+    vocabulary: Vocabulary | None,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write a model's three files into ``folder``, each of them whole or not at all.
 
+    Args:
+        folder: of the files, made if it is missing.
+        module: the model.
+        config: its sizes.
+        vocabulary: its words.
+        dtype: of the floating-point weights in the file; None keeps what they have.
+
     Raises:
-        ValueError: no vocabulary: weights that no caption can reach are no model.
+        ValueError: no vocabulary: weights that no caption can reach are no model; or weights that are no longer
+            finite as ``dtype``.
         OSError: the disk's own error.
     """
     if vocabulary is None:
         raise ValueError("a model is saved with its vocabulary, got none; set model.vocabulary first")
+    weights: dict[str, Tensor] = module.state_dict()
+    if dtype is not None:
+        weights = {key: value.to(dtype) if value.is_floating_point() else value for key, value in weights.items()}
+        if lost := [key for key, value in weights.items() if not value.isfinite().all()]:
+            raise ValueError(f"weights must be finite as {dtype}, got {some(lost)}; save them in float32")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary.save(folder / VOCABULARY)
-    write_safetensors(module.state_dict(), folder / WEIGHTS)
+    write_safetensors(weights, folder / WEIGHTS)
     with written_whole(folder / CONFIG) as path:
         path.write_text(config.to_json())
 
@@ -130,12 +172,15 @@ class SavedModel(NamedTuple):
 def saved_model(folder: str | os.PathLike[str]) -> Iterator[SavedModel]:
     """The files that :func:`save_folder` wrote; what turns out to be wrong with them names the folder.
 
+    Args:
+        folder: of the files, or the name of a model that comes with the package.
+
     Raises:
         FileNotFoundError: a file is missing; the message names it.
         OSError: a file cannot be read.
         ValueError: files that do not belong together or are damaged; the message says how.
     """
-    folder = Path(folder)
+    folder = model_folder(folder)
     for name in (CONFIG, VOCABULARY, WEIGHTS):
         if not (folder / name).exists():
             raise FileNotFoundError(f"{folder} holds no {name}; a model folder is written by save_pretrained")

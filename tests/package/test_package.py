@@ -14,6 +14,7 @@ import t2ilayers
 ORDER = [
     *(
         "_files",
+        "figures",
         "ops",
         "layers",
         "_weights",
@@ -22,10 +23,8 @@ ORDER = [
         "_pretrained",
         "encoders",
         "models",
-        "losses",
-        "data",
     ),
-    *("metrics", "allocator", "figures", "training", "interop"),
+    *("losses", "data", "metrics", "allocator", "training", "interop"),
 ]
 # The packages in this order import only ones before them, so each needs a fresh process to be judged: one that is
 # forked where nothing but torch is loaded. The package's own __init__ shows the public names, and so loads models

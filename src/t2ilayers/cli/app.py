@@ -60,8 +60,8 @@ FIELDS = {"caption", "seed", "truncation", "masks"}
 class Arguments:
     """Serve a page to play with a saved model: captions, seed, masks to paint."""
 
-    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """Folder written by SSAGAN.save_pretrained."""
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[MODEL]")] = "shapes32"
+    """Folder written by SSAGAN.save_pretrained, or the name of a model of the package."""
     host: str = "127.0.0.1"
     """Address to listen at. The default is for this machine alone; 0.0.0.0 lets in all who reach it."""
     port: int = 8000

@@ -59,8 +59,8 @@ class Arguments:
             models by one judge. By default the model's own, which it was trained against.
     """
 
-    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """Folder written by SSAGAN.save_pretrained."""
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """Folder written by SSAGAN.save_pretrained, or the name of a model of the package."""
     data: str
     """"shapes", "cub:ROOT", "coco:ROOT", or a folder of captioned pictures."""
     samples: int | None = None

@@ -1,10 +1,12 @@
 """Draw pictures from captions with a saved model.
 
+t2ilayers generate "a big red star on a black background"
 t2ilayers generate MODEL "a large red star on the left" "a small blue ring" --grid
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +16,13 @@ from typing import Annotated
 import tyro
 
 from .._files import some
+from .._pretrained import pretrained_names
 from ..figures import mask_sheet, sample_sheet, save_image, to_picture
 from ..models import SSAGAN
 from ..training import say
 from ._script import read_flags, run_script
+
+DEFAULT = "shapes32"  # draws where no model is named
 
 
 @dataclass
@@ -29,14 +34,13 @@ class Arguments:
             typical and less varied.
     """
 
-    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """Folder written by SSAGAN.save_pretrained."""
     captions: Annotated[
         tuple[str, ...],
         tyro.conf.Positional,
-        tyro.conf.arg(metavar="CAPTION ...", help_behavior_hint="(required)"),
+        tyro.conf.arg(name="model", metavar="[MODEL] CAPTION ...", help_behavior_hint="(required)"),
     ]
-    """Sentences, each in quotes, of words that the model knows."""
+    """Sentences, each in quotes, of words that the model knows. Before them a folder written by
+    SSAGAN.save_pretrained or the name of a model of the package, if it is another one than shapes32."""
     count: int = 1
     """Pictures per caption, at least 1, each of other noise."""
     seed: int = 0
@@ -52,15 +56,24 @@ class Arguments:
     """Replace files of the same names in --out, which are kept otherwise."""
 
 
+def split_model(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The model, and the captions behind it; a first word that can be no caption names the model."""
+    first = words[0] if words else ""
+    if os.sep in first or Path(first).is_dir() or first in pretrained_names():
+        return first, words[1:]
+    return DEFAULT, words
+
+
 def draw(arguments: Arguments) -> None:
-    if not arguments.captions:
+    folder, sentences = split_model(arguments.captions)
+    if not sentences:
         raise ValueError('captions must be at least one sentence, got none; try "a red circle"')
     if not 0 <= arguments.seed < 2**63:
         raise ValueError(f"--seed must be in [0, 2^63), got {arguments.seed}")
     if arguments.count < 1:
         raise ValueError(f"--count must be at least 1, got {arguments.count}")
     count = arguments.count
-    captions = [caption for caption in arguments.captions for _ in range(count)]
+    captions = [caption for caption in sentences for _ in range(count)]
     sheets = {"sheet.png": arguments.grid, "masks.png": arguments.masks}
     names = [name for name, wanted in sheets.items() if wanted]
     if not names:
@@ -69,9 +82,9 @@ def draw(arguments: Arguments) -> None:
     there = [name for name in names if (arguments.out / name).exists()]
     if there and not arguments.overwrite:
         raise ValueError(f"{arguments.out} already has {some(there)}; use another --out, or --overwrite")
-    model = SSAGAN.from_pretrained(arguments.model, discriminator=False, image_encoder=False)
+    model = SSAGAN.from_pretrained(folder, discriminator=False, image_encoder=False)
     if arguments.masks and not model.mask_sides:
-        raise ValueError(f"--masks must be left out: the generator of {arguments.model} has no masks")
+        raise ValueError(f"--masks must be left out: the generator of {folder} has no masks")
     images, masks = model.generate(captions, seed=arguments.seed, truncation=arguments.truncation)
     if not any(sheets.values()):
         pictures = [to_picture(image) for image in images]

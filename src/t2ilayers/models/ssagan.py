@@ -5,10 +5,11 @@ Source: Liao et al., *Text to Image Generation with Semantic-Spatial Aware GAN*,
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from typing_extensions import Self
 from .._pretrained import JSONConfig, save_folder, saved_model
 from .._weights import fill
 from ..encoders import ConvImageEncoder, EncoderPair, InceptionImageEncoder, LSTMTextEncoder
+from ..figures import mask_sheet, sample_sheet, to_picture
 from ..layers import FusedSequential, SSAConv
 from ..layers.conditional_norm import affine_parameters
 from ..ops import Impl
@@ -28,6 +30,9 @@ from .dfgan import DFGenerator
 from .discriminators import MatchingAwareDiscriminator
 from .ratgan import RATGenerator
 from .sampling import evaluating, noise
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @exportable
@@ -42,10 +47,35 @@ class SSAGeneratorOutput(NamedTuple):
         >>> output = SSAGenerator(16, ngf=4)(torch.randn(2, 100), torch.randn(2, 256))
         >>> [tuple(mask.shape) for mask in output.masks]
         [(2, 1, 4, 4), (2, 1, 8, 8), (2, 1, 16, 16)]
+        >>> output.pictures()[0].size, output.sheet(["a red star", "a ring"]).mode
+        ((16, 16), 'RGB')
     """
 
     images: Tensor
     masks: tuple[Tensor, ...]
+
+    def pictures(self) -> list[Image.Image]:
+        """The images as ``PIL.Image``, one each. Needs Pillow."""
+        return [to_picture(image) for image in self.images]
+
+    def sheet(self, captions: Sequence[str] | None = None, *, masks: bool = True) -> Image.Image:
+        """All images on one sheet. Needs Pillow.
+
+        Args:
+            captions: N, to stand below them.
+            masks: a row per image with its masks beside it, see :func:`~t2ilayers.figures.mask_sheet`; False draws
+                the images alone in a grid, see :func:`~t2ilayers.figures.sample_sheet`.
+        """
+        captions = [""] * len(self.images) if captions is None else captions
+        if masks and self.masks:
+            return mask_sheet(self.images, self.masks, captions)
+        return sample_sheet(self.images, captions)
+
+    def _repr_png_(self) -> bytes:
+        """How a notebook shows it."""
+        content = io.BytesIO()
+        self.sheet().save(content, "PNG")
+        return content.getvalue()
 
 
 class SSAGenerator(nn.Module):
@@ -392,11 +422,20 @@ class SSAGAN(nn.Module):
         tokens, lengths = self.vocabulary.encode_batch(captions, max_words=self.config.max_words)
         return self.text_encoder(tokens.to(self.device), lengths).sentence
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
         """Write ``config.json``, ``vocabulary.json`` and ``model.safetensors`` into ``folder``.
 
         Each file is written under a temporary name and moved into place. Inception's frozen trunk is saved
-        with the rest. ValueError without a vocabulary: weights that no caption can reach are no model.
+        with the rest.
+
+        Args:
+            folder: made if it is missing.
+            dtype: of the weights in the file: ``torch.float16`` halves it, and changes pictures by some 1e-4 of
+                their range. They are computed in float32 all the same once they are loaded. None keeps them exact.
+
+        Raises:
+            ValueError: no vocabulary, since weights that no caption can reach are no model; or weights that are
+                no longer finite as ``dtype``.
 
         Example:
             >>> import tempfile
@@ -408,7 +447,7 @@ class SSAGAN(nn.Module):
             >>> bool((again.generate(["red"], seed=0).images == model.generate(["red"], seed=0).images).all())
             True
         """
-        save_folder(folder, self, self.config, self.vocabulary)
+        save_folder(folder, self, self.config, self.vocabulary, dtype=dtype)
 
     @classmethod
     def from_pretrained(
@@ -417,13 +456,14 @@ class SSAGAN(nn.Module):
         """Read what :meth:`save_pretrained` wrote, on the CPU and in evaluation mode.
 
         Args:
-            folder: of the model.
+            folder: of the model, or the name of one that comes with the package, such as ``"shapes32"``.
             discriminator: False leaves the discriminator out, which drawing does not need. Of the paper's model it
                 is 78 of 108 million parameters.
             image_encoder: False leaves the image encoder out, which only DAMSM and R-precision need.
 
         Raises:
-            FileNotFoundError: a file is missing; the message names it.
+            FileNotFoundError: a file is missing, or there is neither such a folder nor a model of that name; the
+                message says which.
             ValueError: files that do not belong together or are damaged; the message says how.
         """
         with saved_model(folder) as saved:
