@@ -45,7 +45,7 @@ def test_given_masks_replace_predicted_ones():
     given = torch.rand(2, 1, 8, 8)
     _, masks = generator(z, cond, [None, given, None])
     assert masks[1] is given
-    with pytest.raises(ValueError, match="one entry a block, 3, got 2"):
+    with pytest.raises(ValueError, match="one entry per block, 3, got 2"):
         generator(z, cond, [None, given])
 
 

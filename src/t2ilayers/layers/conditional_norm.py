@@ -40,7 +40,7 @@ class ConditionalNorm2d(AffineNorm2d):
             where :math:`\hat{x} = x`.
         groups: number of channel groups, with ``stats="group"`` only.
         condition: ``"mlp"`` is Linear(D, hidden) -> ReLU -> Linear(hidden, C), ``"linear"`` is Linear(D, C), and
-            ``"embedding"`` a row a class.
+            ``"embedding"`` one row per class.
         hidden_dim: width of the two MLPs.
         bias: whether ``condition="linear"`` has biases. Without them an absolute scale starts at 0.
         scale: ``"residual"`` or ``"absolute"``, see above.

@@ -78,7 +78,7 @@ class MatchingHead(nn.Module):
             cond = cond[:, :, None, None].expand(-1, -1, *self.size)
         elif cond.shape != (n, self.cond_dim, *self.size):
             raise ValueError(
-                f"cond must be (N, D) = {(n, self.cond_dim)}, one row a picture, or a map of {self.size}, "
+                f"cond must be (N, D) = {(n, self.cond_dim)}, one row per picture, or a map of {self.size}, "
                 f"got {tuple(cond.shape)}"
             )
         joint = torch.cat([features, cond.to(features.dtype)], dim=1)
@@ -138,7 +138,7 @@ class ProjectionHead(nn.Module):
     Args:
         in_channels: C, the channels of the features.
         cond_dim: number of classes, or D, the length of the condition.
-        condition: ``"embedding"``, a row a class, or ``"linear"``, a Linear(D, C) without bias. ``cond_dim=0``
+        condition: ``"embedding"``, one row per class, or ``"linear"``, a Linear(D, C) without bias. ``cond_dim=0``
             leaves the inner product out, as in SNGAN.
 
     Shapes:
@@ -180,7 +180,7 @@ class ProjectionHead(nn.Module):
         logits = self.linear(h).flatten()
         shape = (n,) if self.condition == "embedding" else (n, self.cond_dim)
         if (cond is None) != (self.embed is None) or (cond is not None and cond.shape != shape):
-            expected = f"{shape}, one row a picture" if self.embed is not None else "None, there is no cond_dim"
+            expected = f"{shape}, one row per picture" if self.embed is not None else "None, there is no cond_dim"
             raise ValueError(f"cond must be {expected}, got {None if cond is None else tuple(cond.shape)}")
         if self.embed is None:
             return logits

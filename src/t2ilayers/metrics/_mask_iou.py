@@ -109,7 +109,7 @@ def stage_ious(masks: Sequence[Tensor], foreground: Tensor) -> StageIoUs:
         StageIoUs(stages=(StageIoU(side=2, iou=0.0, inverted_iou=1.0),), constant=0.5)
     """
     if not masks:
-        raise ValueError("masks must have one entry a block, got none")
+        raise ValueError("masks must have one entry per block, got none")
     stages = []
     for mask in masks:
         above = _binarise(mask, foreground)

@@ -41,7 +41,7 @@ class SSAGeneratorOutput(NamedTuple):
 
     Attributes:
         images: ``(N, 3, S, S)`` in [-1, 1].
-        masks: one mask a block, coarse to fine, ``(N, 1, s, s)`` for s = 4, 8, ..., S, in [0, 1].
+        masks: one mask per block, coarse to fine, ``(N, 1, s, s)`` for s = 4, 8, ..., S, in [0, 1].
 
     Example:
         >>> output = SSAGenerator(16, ngf=4)(torch.randn(2, 100), torch.randn(2, 256))
@@ -96,7 +96,7 @@ class SSAGenerator(nn.Module):
         impl: see :func:`~t2ilayers.ops.masked_affine_norm`.
 
     Shapes:
-        ``z (N, z_dim)`` from N(0, I), ``cond (N, D)``, ``masks`` a sequence with one entry a block, coarse
+        ``z (N, z_dim)`` from N(0, I), ``cond (N, D)``, ``masks`` a sequence with one entry per block, coarse
         to fine, each ``(N, 1, s, s)`` in [0, 1], or None where the block predicts its own. Returns
         :class:`SSAGeneratorOutput`: images ``(N, 3, S, S)`` in [-1, 1] and the masks used, none of them without
         predictors.
@@ -153,7 +153,7 @@ class SSAGenerator(nn.Module):
         if masks is None:
             masks = [None] * len(self.blocks)
         if len(masks) != len(self.blocks):
-            raise ValueError(f"masks must have one entry a block, {len(self.blocks)}, got {len(masks)}")
+            raise ValueError(f"masks must have one entry per block, {len(self.blocks)}, got {len(masks)}")
         x = fastest_layout(self.fc(z).unflatten(1, (-1, 4, 4)), self.impl)  # (N, 8·ngf, 4, 4)
         blocks = cast(Sequence[SSAConv], self.blocks)
         # All blocks' gammas and betas at once, but for blocks that must not be looked into before they are called.
@@ -350,7 +350,7 @@ class SSAGAN(nn.Module):
         masks: Sequence[Tensor | None] | None = None,
         batch_size: int = 64,
     ) -> SSAGeneratorOutput:
-        """Draw one picture a caption, with running statistics and without gradients.
+        """Draw one picture per caption, with running statistics and without gradients.
 
         Args:
             captions: N sentences; words must be in the vocabulary.

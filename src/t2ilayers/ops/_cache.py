@@ -51,7 +51,7 @@ def find(name: str) -> Path | None:
 
 
 def make(name: str, work: Callable[[Path], bytes]) -> Path:
-    """The library of a name: that of another process, or what ``work`` makes of an empty folder.
+    """The library of a name: the one that another process has made, or what ``work`` makes in an empty folder.
 
     Raises:
         RuntimeError: others could change the folder, or it cannot be written.
@@ -105,8 +105,8 @@ def _digest(content: bytes) -> str:
 def _check_only_ours(path: Path) -> None:
     """RuntimeError if anyone but this user and root could change what is at a path, or lead it elsewhere.
 
-    Whoever may rename in a folder can put another in the place of each one within, also after this look. So every
-    folder and link on the way counts; but only the last may not even be sticky.
+    Whoever can write to a folder can replace what is in it, also after this check. So every folder and link on the
+    way is checked. A sticky folder, in which only owners replace their files, will do, but not as the last one.
     """
     here, ahead, links = Path(path.anchor), list(path.parts[1:]), 0
     while ahead:
@@ -136,7 +136,7 @@ def _refusal(path: Path, why: str) -> str:
 
 
 def _is_private(group: int) -> bool:
-    """Whether a group is this user's own: many systems give each user one, which may write all that is new."""
+    """Whether a group is this user's own: many systems give each user one, and new files may be written by it."""
     try:
         user, members = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(group)
     except KeyError:

@@ -1,4 +1,4 @@
-"""The compilers of this machine: which there are, what they are called with, and running them."""
+"""The compilers of this machine: finding them, their options, and running them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def find_compiler(device: str) -> Compiler:
 
 
 def gencode_flags(architectures: tuple[int, ...], nvcc: Compiler) -> list[str]:
-    """Machine code for each architecture that this nvcc knows, and PTX of the newest, for those after it."""
+    """Machine code for each architecture that this nvcc knows, and PTX of the newest one for later ones."""
     listed = run([*nvcc.command, "--list-gpu-code"], "nvcc does not list its architectures")
     known = {int(number) for number in re.findall(r"\bsm_(\d+)\b", listed)}
     newest = max((a for a in known if a <= max(architectures)), default=None)
@@ -95,8 +95,8 @@ def run(
 ) -> str:
     """Output of a command.
 
-    It is ended, with all that it has started, after ``limit`` seconds and on Ctrl-C; and a second after ninja says
-    that one file has failed, so that the others need not be waited for.
+    The command and all that it has started are ended after ``limit`` seconds, on Ctrl-C, and one second after
+    ninja says that a file has failed, so that nobody waits for the other files.
 
     Raises:
         RuntimeError: it failed. The first line is ``failure`` and the cause; its command and last lines follow.

@@ -1,4 +1,4 @@
-"""Derivatives of the kernels that are composed of ordinary operations: the reference, differentiated by torch."""
+"""Derivatives of the kernels made of ordinary operations: torch differentiates the reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faster ways to what plain modules give, each beside the line that says what that is.
+"""Faster forms of what plain modules compute, each beside the plain form that defines it.
 
 A fast form reads the parameters of modules instead of calling them. So it misses whatever else acts on a module:
 hooks, parametrizations, adapters, quantized or sharded weights. It is taken only where :func:`is_plain` finds
@@ -25,7 +25,7 @@ _REPLACED = frozenset(
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling ``module`` does what torch wrote down for ``kind``, with its own parameters, and no more.
+    """Whether calling ``module`` runs torch's forward of ``kind`` on its own parameters, and nothing else.
 
     False for subclasses (parametrized modules are such), with hooks on the module or on all modules, where the
     forward of the module or of its class was replaced, where a parameter is no ordinary tensor (sharded,
@@ -58,7 +58,7 @@ def scaled_conv2d(x: Tensor, conv: nn.Module, gamma: Tensor) -> Tensor:
 
     Args:
         x: ``(N, C, H, W)``.
-        conv: any module; a plain ``nn.Conv2d`` takes ``gamma`` into its weights, which are few.
+        conv: any module; for a plain ``nn.Conv2d``, ``gamma`` is multiplied into the weights, which are few.
         gamma: ``()`` or ``(1,)``.
     """
     if is_plain(conv, nn.Conv2d) and type(gamma) in ORDINARY and gamma.dtype == conv.weight.dtype:

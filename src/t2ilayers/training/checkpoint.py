@@ -77,7 +77,7 @@ def latest_checkpoint(folder: str | os.PathLike[str]) -> Path:
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What :func:`save_checkpoint` wrote, on the CPU, with ``"step"`` among the keys.
 
-    Every byte is compared with the checksums in the file first, since PyTorch reads a changed one without a word.
+    Every byte is compared with the checksums in the file first, since PyTorch does not notice a changed one.
 
     Raises:
         ValueError: the file is damaged, is no checkpoint, or holds more than tensors and plain containers.

@@ -17,8 +17,8 @@ class EMA(Generic[ModuleT]):
     .. math:: \bar\theta_t = d_t \bar\theta_{t-1} + (1 - d_t)\, \theta_t, \qquad
         d_t = \min\!\big(d, \tfrac{1 + t}{10 + t}\big)
 
-    The rising :math:`d_t` forgets the random start in runs shorter than the average's memory.
-    ``torch.optim.swa_utils.AveragedModel`` has no such warm-up without a host synchronisation a step.
+    The rising :math:`d_t` makes the average forget the random start, in short runs too. With
+    ``torch.optim.swa_utils.AveragedModel`` this would take a host synchronisation in every step.
 
     Args:
         module: what to follow.

@@ -1,4 +1,4 @@
-"""Batches of a run, loaded beside the training and surviving what is sent to the whole process group."""
+"""Batches of a run, loaded by other processes, which signals to the whole process group do not end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def load_batches(
 def next_batch(
     loader: Iterator[Batch], interrupt: Interrupt, *, processes: Processes, device: torch.device
 ) -> Batch:
-    """The next batch, on the device and joined over the processes, which all stop where one cannot go on.
+    """The next batch, on the device and joined over the processes. Where one cannot go on, all of them stop.
 
     Raises:
         KeyboardInterrupt: a signal asked for the end, here or in another process.
@@ -71,7 +71,7 @@ def next_batch(
 
 
 def _without_traceback(error: Exception) -> Exception:
-    """What a worker failed of; PyTorch's message ends on it."""
+    """The error of a worker in one line: the last one of PyTorch's message, which says why it failed."""
     if "DataLoader worker" not in str(error):
         return error
     return OSError(f"loading data failed: {str(error).strip().splitlines()[-1]}")

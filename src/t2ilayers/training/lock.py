@@ -16,10 +16,10 @@ _LOCKS: bool = fcntl is not None
 
 
 class FolderLock:
-    """Holds ``folder/run.lock`` until :meth:`release` or the end of the process, however that comes.
+    """Holds ``folder/run.lock`` until :meth:`release` or until the process ends, in whatever way.
 
-    The kernel keeps the lock for the process, not for the processes that it starts, and so a killed run can be
-    resumed at once. The file says who holds it, and stays.
+    The lock belongs to the process, not to those that it starts, so a killed run can be resumed at once. The file
+    names the process that holds it, and is not removed.
 
     Raises:
         ValueError: another process holds it; the message says which.

@@ -25,9 +25,9 @@ class NonFiniteLossError(RuntimeError):
 class MetricsLog:
     """Averages losses over some steps and writes them, after checking each of them.
 
-    Losses stay where they are until a line is due, and are then read in one go: reading them in each step
-    would make a GPU wait. A name such as ``discriminator/real`` says the group first, by which TensorBoard and
-    :func:`~t2ilayers.figures.loss_curves` put curves together.
+    Losses stay on their device until a line is due, and are then read together: reading them in each step
+    would make a GPU wait. A name such as ``discriminator/real`` begins with its group. TensorBoard and
+    :func:`~t2ilayers.figures.loss_curves` draw the curves of a group together.
 
     Args:
         folder: receives ``metrics.jsonl``, one JSON object per line with ``step``, ``steps_per_second`` and the
@@ -72,7 +72,7 @@ class MetricsLog:
     def start(self, step: int) -> None:
         """Begin, or continue, at ``step``: lines of an interrupted run beyond it are dropped.
 
-        Lines that no run wrote end nothing: the file that holds them is kept as ``metrics.jsonl.foreign``, and
+        A file with lines that no run wrote does not end the run: it is kept as ``metrics.jsonl.foreign``, and
         standard error says so.
         """
         if not self.write:

@@ -46,7 +46,7 @@ def join_processes() -> tuple[Processes, torch.device]:
 def synchronize_statistics(module: nn.Module, group: dist.ProcessGroup | None) -> None:
     """Let every layer of :mod:`t2ilayers.layers` in ``module`` that has batch statistics share them.
 
-    Batch norms elsewhere are left alone; ``nn.SyncBatchNorm.convert_sync_batchnorm`` is for those, and converts
+    Other batch norms are left alone; ``nn.SyncBatchNorm.convert_sync_batchnorm`` is for those, and converts
     these, too. Copies of the module share with the same processes. Pickling it is an error; save its state dict.
 
     Args:
@@ -76,9 +76,9 @@ class Processes:
 
     holds for any loss, a mean over samples or not, and for shards of any sizes.
 
-    Pictures are what is dear, so only they are shared out. Captions are small: every process has, and encodes,
-    those of the whole batch. Noise and dropout are drawn for the whole batch too, from generators that must
-    stand alike in all processes, and :meth:`own` takes this process's rows.
+    Pictures cost most, so each process has only its share of them. Captions are small: every process has and
+    encodes those of the whole batch. Noise and dropout, too, are drawn for the whole batch, from generators that
+    must be in the same state in all processes, and :meth:`own` takes this process's rows.
 
     Args:
         group: the processes, each with the same weights; usually ``torch.distributed.group.WORLD``.
@@ -133,7 +133,7 @@ class Processes:
         """The rows of all processes, in their order; differentiable.
 
         Args:
-            x: ``(n, ...)``, a row a picture of the joined batch. Half precision becomes float32.
+            x: ``(n, ...)``, one row per picture of the joined batch. Half precision becomes float32.
 
         Raises:
             ValueError: another number of rows.
@@ -143,7 +143,7 @@ class Processes:
         if self.group is None:
             return x
         if len(x) != self._sizes[self.rank]:
-            raise ValueError(f"x must have a row a picture, {self._sizes[self.rank]}, got {tuple(x.shape)}")
+            raise ValueError(f"x must have one row per picture, {self._sizes[self.rank]}, got {tuple(x.shape)}")
         before = sum(self._sizes[: self.rank])
         after = sum(self._sizes) - before - len(x)
         x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 @dataclasses.dataclass
 class RunConfig:
-    """What every run is told; scripts add their own fields, each with a default.
+    """The settings of every run; scripts add fields of their own, each with a default.
 
-    A checkpoint carries all fields. Resuming asks that those outside ``may_change`` are as they were; a field that
-    the checkpoint lacks, since it came with a later version, counts as its default.
+    A checkpoint carries all fields. On resuming, those outside ``may_change`` must be as they were. A field
+    that the checkpoint lacks, since a later version added it, counts as its default.
 
     Attributes:
         data: Drawn shapes ("shapes"), published data ("cub:ROOT", "coco:ROOT"), tar files ("shards:PATTERN") or a
@@ -49,7 +49,7 @@ class RunConfig:
                 raise ValueError(f"--{flag_of(name)} must be at least {least}, got {value}")
 
     def flags(self) -> dict[str, Any]:
-        """All fields by name, as plain values; those of a field that is itself a record, by theirs."""
+        """All fields by name, as plain values, and those of a field that is itself a dataclass."""
         flags: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

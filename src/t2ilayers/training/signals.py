@@ -1,4 +1,4 @@
-"""What comes from outside: signals, which become a request, and a console that is gone, which ends nothing."""
+"""Signals, which become a request to stop, and a console without which a run goes on."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ENDING = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 class Interrupt:
     """Turns signals that would end the process into a flag, so that a step is never left half done.
 
-    What is ignored stays ignored, as SIGHUP under ``nohup``; but not Ctrl-C, which shells ignore for jobs in the
-    background. A second Ctrl-C stops at once.
+    Signals that are ignored stay ignored, such as SIGHUP under ``nohup``. Ctrl-C does not, since shells ignore it
+    for jobs in the background. A second Ctrl-C stops at once.
     """
 
     def __init__(self) -> None:
@@ -42,13 +42,13 @@ class Interrupt:
 
 
 def leave_signals_to_parent(worker: int) -> None:
-    """For a process that loads data: a signal to the whole process group is for the training process to answer."""
+    """In a process that loads data: ignore what is sent to the whole group; the training process answers."""
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
 
 
 class Console:
-    """Standard error, which may be closed, full or a pipe that nobody reads any more: that ends no run."""
+    """Standard error. Where it is closed, full or a pipe that nobody reads any more, the run goes on."""
 
     def write(self, text: str) -> None:
         """Write ``text`` if it can be."""

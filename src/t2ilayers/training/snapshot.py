@@ -1,4 +1,4 @@
-"""The state of a training before each step, to go back to where a step ends half done."""
+"""A copy of the state from before each step, for when a step ends half done."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Below the root::
 
     {train,test}/filenames.pickle    names without extension
     {train,test}/class_info.pickle   a class id each; without the file, each picture is a class of its own
-    text/<name>.txt                  a caption a line
+    text/<name>.txt                  one caption per line
     captions.pickle or captions_DAMSM.pickle
                                      [train captions, test captions, ixtoword, wordtoix], captions as word ids
 

@@ -45,12 +45,12 @@ class CaptionFolder(ListedDataset):
 
     The folder says what the pictures show in one of these ways, looked for in this order:
 
-    - ``captions.jsonl``, a row a picture: ``{"file": "a.png", "captions": ["a bird", "a red bird"]}``, which may
-      have a ``"split"`` and a class besides;
+    - ``captions.jsonl``, one row per picture: ``{"file": "a.png", "captions": ["a bird", "a red bird"]}``, which
+      may have a ``"split"`` and a class besides;
     - ``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet`` as Hugging Face's ``imagefolder`` has them:
       ``file_name`` and ``text``, and several rows for a picture with several captions. Parquet needs the extra
       ``parquet``;
-    - a ``.txt`` beside each picture, a caption a line.
+    - a ``.txt`` beside each picture, one caption per line.
 
     Lists may lie in the folder itself or in those below, one in each; files are named relative to their list.
     Any format that Pillow reads by itself will do. The central square of a picture is resized to S (bicubic,

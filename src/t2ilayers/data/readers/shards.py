@@ -32,7 +32,7 @@ class CaptionShards(ListedDataset):
     """Pictures with captions in tar files. What is held in memory is where they lie: some 100 bytes a sample.
 
     The members of a shard that share a name up to the first dot are a sample: a picture (``NAME.jpg``,
-    ``NAME.png``, ...), ``NAME.txt`` with a caption a line, and where there is one the class: the text of
+    ``NAME.png``, ...), ``NAME.txt`` with one caption per line, and where there is one the class: the text of
     ``NAME.cls``, or else the field ``class_field`` of ``NAME.json``. A picture or captions whose name has more
     dots, such as ``IMG_2019.05.01.jpg``, are taken by the name up to the last one, unless the shorter name is that
     of a whole sample. Lines without a word and hidden members are passed over.
