@@ -108,7 +108,15 @@ def main_group(rows: list[Timing]) -> list[Timing]:
     kinds = Counter((row.what["dtype"], row.what["layout"]) for row in both)
     kind = kinds.most_common(1)[0][0]
     shown = [row for row in both if (row.what["dtype"], row.what["layout"]) == kind]
-    return sorted(shown, key=lambda row: (row.what["upsample"], row.what["shape"][-1], -row.what["shape"][1]))
+    return sorted(
+        shown,
+        key=lambda row: (
+            row.what.get("form", "masked") != "masked",  # then what other families have
+            row.what["upsample"],
+            row.what["shape"][-1],
+            -row.what["shape"][1],
+        ),
+    )
 
 
 def figure(drawing: str, caption: str) -> str:

@@ -41,7 +41,9 @@ class Timing(NamedTuple):
     def name(self) -> str:
         if "part" in self.what:
             return str(self.what["part"]).partition(",")[0]
-        return label(self.what["shape"][1:]) + (" ↑" if self.what["upsample"] == 2 else "")
+        form = self.what.get("form", "masked")
+        y = label(self.what["shape"][1:]) + (" ↑" if self.what["upsample"] == 2 else "")
+        return y if form == "masked" else f"{form} {y}"
 
 
 def label(value: Any) -> str:

@@ -39,7 +39,8 @@ def main() -> None:
     class Build(cpp_extension.BuildExtension):
         def build_extensions(self) -> None:
             # Not the flags that this Python was once compiled with: the library's key would have to hold them.
-            compiler = dict.fromkeys(("compiler_so", "compiler_so_cxx", "compiler_cxx"), job["compiler"])
+            names = {"compiler_so", "compiler_so_cxx", "compiler_cxx"}  # the second is unknown to older setuptools
+            compiler = dict.fromkeys(names & set(self.compiler.executables), job["compiler"])
             self.compiler.set_executables(**compiler, linker_so=job["linker"])
             super().build_extensions()
 
