@@ -192,6 +192,7 @@ CLAIMS = {
     "cond_dim": 20_000,
     "embed_dim": 2**30,
     "mask_channels": 10**7,
+    "hidden_dim": 10**7,
     "image_size": 2**30,
     "image_width": 16 * 10**6,
 }

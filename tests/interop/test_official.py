@@ -12,7 +12,7 @@ from t2ilayers.models import MatchingAwareDiscriminator, SSAGenerator
 from published import official_keys, weights
 
 SMALL = {
-    "load_generator": lambda: SSAGenerator(32, ngf=2, z_dim=12, cond_dim=10, mask_channels=7),
+    "load_generator": lambda: SSAGenerator(32, ngf=2, z_dim=12, cond_dim=10, mask_channels=7, hidden_dim=9),
     "load_discriminator": lambda: MatchingAwareDiscriminator(256, ndf=2, cond_dim=10),
     "load_text_encoder": lambda: LSTMTextEncoder(17, embed_dim=6, cond_dim=10),
     "load_image_encoder": lambda: InceptionImageEncoder(cond_dim=10),

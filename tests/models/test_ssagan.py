@@ -32,6 +32,22 @@ def test_sizes_are_powers_of_two_from_16(size):
     assert discriminator(images, cond).shape == (2,)
 
 
+@pytest.mark.parametrize("kind", ["ssa", "ssa-unmasked"])
+def test_the_affine_mlps_are_as_wide_as_the_config_says(kind, tmp_path):
+    wide, narrow = (tiny(generator=kind, hidden_dim=hidden) for hidden in (256, 16))
+    # Each of the hidden units of a norm's two MLPs has D weights in, a bias and C weights out.
+    norms = [norm for block in wide.generator.blocks for norm in (block.norm1, block.norm2)]
+    fewer = sum((256 - 16) * 2 * (256 + 1 + norm.num_features) for norm in norms)
+    count = lambda model: sum(p.numel() for p in model.generator.parameters())  # noqa: E731
+    assert count(wide) - count(narrow) == fewer
+    narrow.save_pretrained(tmp_path)
+    again = SSAGAN.from_pretrained(tmp_path)
+    assert again.config.hidden_dim == 16
+    assert torch.equal(
+        again.generate(["a red circle"], seed=0).images, narrow.generate(["a red circle"], seed=0).images
+    )
+
+
 @pytest.mark.parametrize("size", [8, 24, 100])
 def test_other_sizes_are_refused(size):
     for module in (SSAGenerator, MatchingAwareDiscriminator):

@@ -33,7 +33,7 @@ class TrainConfig(RunConfig):
     )  # fmt: skip
     least: ClassVar = {
         **RunConfig.least, "image_size": 16, "batch_size": 2,
-        **dict.fromkeys(("ngf", "ndf", "mask_channels", "steps", "sample_every"), 1),
+        **dict.fromkeys(("ngf", "ndf", "mask_channels", "hidden_dim", "steps", "sample_every"), 1),
     }  # fmt: skip
 
     experiment: Literal["cub", "coco"] | None = None
@@ -50,6 +50,8 @@ class TrainConfig(RunConfig):
     """Base width of the discriminator, at least 1."""
     mask_channels: int = 100
     """Hidden channels of the mask predictors, at least 1."""
+    hidden_dim: int = 256
+    """Width of the MLPs that turn the sentence into affine parameters, at least 1; of SSA-GAN's generator."""
     steps: int | None = None
     """GAN iterations, at least 1. By default 20000 on a GPU; on a CPU, where these take days, it must be given."""
     step: Annotated[StepConfig, tyro.conf.arg(name="")] = dataclasses.field(
@@ -76,6 +78,7 @@ class TrainConfig(RunConfig):
             ngf=self.ngf,
             ndf=self.ndf,
             mask_channels=self.mask_channels,
+            hidden_dim=self.hidden_dim,
             vocab_size=vocab_size,
             max_words=max_words,
             image_encoder=self.image_encoder,

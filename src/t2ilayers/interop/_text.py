@@ -194,7 +194,7 @@ def _build_ssa(state: State) -> SSAGenerator:
     ngf, z_dim = _sizes(state)
     mlp, mask = need(state, f"block0.affine0.{_MLP}", 2), need(state, "conv_mask.0.weight", 4)
     size = 4 * 2 ** (count(state, r"block(\w+)\.") - 1)
-    return SSAGenerator(size, ngf, z_dim, mlp.shape[1], mask_channels=mask.shape[0])
+    return SSAGenerator(size, ngf, z_dim, mlp.shape[1], mask_channels=mask.shape[0], hidden_dim=mlp.shape[0])
 
 
 def _build_df(state: State) -> DFGenerator:

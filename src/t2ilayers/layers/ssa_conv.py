@@ -37,6 +37,7 @@ class SSAConv(nn.Module):
         upsample: whether the block doubles the size (``s = 2``) or keeps it (``s = 1``).
         mask_channels: hidden channels of the mask predictor; 0 for a block without one, whose affine parameters
             act everywhere.
+        hidden_dim: width of the MLPs of both norms.
         impl: see :func:`~t2ilayers.ops.masked_affine_norm`.
 
     Shapes:
@@ -67,14 +68,15 @@ class SSAConv(nn.Module):
         *,
         upsample: bool = True,
         mask_channels: int = 100,
+        hidden_dim: int = 256,
         impl: Impl = "auto",
     ) -> None:
         super().__init__()
         self.upsample = upsample
         self.mask_predictor = MaskPredictor(in_channels, mask_channels, impl=impl) if mask_channels else None
-        self.norm1 = SemanticAffineBN(in_channels, cond_dim, activation="relu", impl=impl)
+        self.norm1 = SemanticAffineBN(in_channels, cond_dim, hidden_dim, activation="relu", impl=impl)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = SemanticAffineBN(out_channels, cond_dim, activation="relu", impl=impl)
+        self.norm2 = SemanticAffineBN(out_channels, cond_dim, hidden_dim, activation="relu", impl=impl)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
         self.gamma = nn.Parameter(torch.zeros(1))

@@ -93,6 +93,7 @@ class SSAGenerator(nn.Module):
         z_dim: length of the noise.
         cond_dim: D, the length of the sentence.
         mask_channels: hidden channels of the mask predictors; 0 for a generator without masks.
+        hidden_dim: width of the MLPs that turn the sentence into affine parameters.
         impl: see :func:`~t2ilayers.ops.masked_affine_norm`.
 
     Shapes:
@@ -123,6 +124,7 @@ class SSAGenerator(nn.Module):
         cond_dim: int = 256,
         *,
         mask_channels: int = 100,
+        hidden_dim: int = 256,
         impl: Impl = "auto",
     ) -> None:
         super().__init__()
@@ -134,7 +136,15 @@ class SSAGenerator(nn.Module):
         widths = [ngf * min(8, image_size // side) for side in sides]
         self.fc = nn.Linear(z_dim, 8 * ngf * 4 * 4)
         self.blocks = nn.ModuleList(
-            SSAConv(c_in, c_out, cond_dim, upsample=side > 4, mask_channels=mask_channels, impl=impl)
+            SSAConv(
+                c_in,
+                c_out,
+                cond_dim,
+                upsample=side > 4,
+                mask_channels=mask_channels,
+                hidden_dim=hidden_dim,
+                impl=impl,
+            )
             for side, c_in, c_out in zip(sides, [8 * ngf, *widths], widths, strict=False)
         )
         self.to_image = FusedSequential(
@@ -191,6 +201,8 @@ class SSAGANConfig(JSONConfig):
         image_width: base width of the small image encoder, a multiple of 16.
         generator: whose it is: ``"ssa"``, ``"ssa-unmasked"`` (the same without masks), ``"df"`` (DF-GAN's code of
             2022) or ``"rat"`` (RAT-GAN).
+        hidden_dim: width of the MLPs that turn the sentence into affine parameters, in SSA-GAN's generator. In a
+            narrow one most weights are theirs.
 
     Example:
         >>> config = SSAGANConfig(image_size=32, ngf=8, ndf=8, vocab_size=10)
@@ -210,6 +222,7 @@ class SSAGANConfig(JSONConfig):
     image_encoder: Literal["inception", "conv"] | None = None
     image_width: int = 64
     generator: Literal["ssa", "ssa-unmasked", "df", "rat"] = "ssa"
+    hidden_dim: int = 256
 
 
 def _generator(config: SSAGANConfig) -> SSAGenerator | DFGenerator | RATGenerator:
@@ -218,7 +231,8 @@ def _generator(config: SSAGANConfig) -> SSAGenerator | DFGenerator | RATGenerato
         return DFGenerator(*sizes)
     if config.generator == "rat":
         return RATGenerator(*sizes)
-    return SSAGenerator(*sizes, mask_channels=config.mask_channels if config.generator == "ssa" else 0)
+    mask_channels = config.mask_channels if config.generator == "ssa" else 0
+    return SSAGenerator(*sizes, mask_channels=mask_channels, hidden_dim=config.hidden_dim)
 
 
 class SSAGAN(nn.Module):
