@@ -23,7 +23,7 @@ from t2ilayers.layers import (
     SPADE2d,
     SpectralConv2d,
 )
-from t2ilayers.models import DFBlock, DFGenerator, ProjectionBlock, RATGenerator
+from t2ilayers.models import BigGANBlock, DFBlock, DFGenerator, ProjectionBlock, RATGenerator, SPADEBlock
 
 
 def x(n=4, c=6, side=4):
@@ -64,6 +64,8 @@ SUBJECTS = {
     "ProjectionHead": (lambda: ProjectionHead(6, 3), lambda: (x(), classes())),
     "SelfAttention2d": (lambda: SelfAttention2d(8), lambda: (x(c=8),)),
     "PreActivationBlock": (lambda: PreActivationBlock(6, 4, convolution=SpectralConv2d), lambda: (x(),)),
+    "BigGANBlock": (lambda: BigGANBlock(6, 4, 5), lambda: (x(), cond())),
+    "SPADEBlock": (lambda: SPADEBlock(6, 4, 3, upsample=True), lambda: (x(), x(c=3, side=8))),
     "ProjectionBlock": (lambda: ProjectionBlock(6, 4, 3, spectral_norm=True), lambda: (x(), classes())),
     "SSAGenerator": (
         lambda: SSAGenerator(16, ngf=2, z_dim=6, cond_dim=5, mask_channels=3), lambda: (torch.randn(4, 6), cond())

@@ -17,7 +17,7 @@ from t2ilayers.layers import (
     SelfAttention2d,
     SPADE2d,
 )
-from t2ilayers.models import DFBlock, DFGenerator, ProjectionBlock, RATGenerator
+from t2ilayers.models import BigGANBlock, DFBlock, DFGenerator, ProjectionBlock, RATGenerator, SPADEBlock
 
 ACTIVATIONS = {
     "none": lambda z, slope: z,
@@ -100,6 +100,17 @@ def pre_activation(block, x):
     return F.avg_pool2d(residual + shortcut, 2) if block.downsample else residual + shortcut
 
 
+def biggan_block(block, x, cond):
+    h = block.conv1(up(conditional(block.norm1, x, cond)))
+    return block.shortcut(up(x)) + block.conv2(conditional(block.norm2, h, cond))
+
+
+def spade_block(block, x, labels):
+    x = up(x)
+    h = block.conv2(spade(block.norm2, block.conv1(spade(block.norm1, x, labels)), labels))
+    return block.shortcut(spade(block.shortcut_norm, x, labels)) + h
+
+
 def projection_block(block, x, *classes):
     def larger(x):
         return F.interpolate(x, scale_factor=2, mode="bilinear") if block.upsample else x
@@ -171,7 +182,9 @@ FORMULAS = {
     ProjectionHead: projection_head,
     SelfAttention2d: attention,
     PreActivationBlock: pre_activation,
+    BigGANBlock: biggan_block,
     ProjectionBlock: projection_block,
+    SPADEBlock: spade_block,
     AttentionMatchingHead: attention_head,
     DFBlock: df_block,
     DFGenerator: df_generator,
