@@ -1,9 +1,9 @@
-"""Train a projection GAN on classes: the 48 shapes and colours of CaptionedShapes, as cGAN-PD is trained.
+"""Train a projection GAN, as cGAN-PD is trained, on the 48 classes of CaptionedShapes: shapes and colours.
 
 python examples/train_classes.py --steps 2000 --out runs/classes
 
-Hinge losses, as many steps of the discriminator as ``--critic`` to one of the generator, Adam (0, 0.9), and a generator
-averaged over steps. Writes a picture of every class to ``classes.png`` and the averaged weights to ``generator.pt``.
+Hinge losses, ``--critic`` steps of the discriminator to one of the generator, Adam (0, 0.9), and a generator
+averaged over steps. Writes a picture of every class to ``classes.png``, the averaged weights to ``generator.pt``.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def train(args: argparse.Namespace) -> ProjectionGenerator:
             real, drawn = discriminator(torch.cat([images, fake]), classes.repeat(2)).chunk(2)
             d_loss = hinge_discriminator_loss(real, drawn).total
             d_optimizer.zero_grad()
-            d_loss.backward()
+            torch.autograd.backward(d_loss)
             d_optimizer.step()
 
         fake = generator(torch.randn(len(classes), 64, device=args.device), classes).images
         g_loss = hinge_generator_loss(discriminator(fake, classes))
         g_optimizer.zero_grad()
-        g_loss.backward()
+        torch.autograd.backward(g_loss)
         g_optimizer.step()
         average.update(generator, step)
         if step % 100 == 0 or step == args.steps - 1:

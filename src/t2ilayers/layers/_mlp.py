@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from .spectral import SpectralNorm
+
 
 def mlp(
     in_features: int,
@@ -25,6 +27,8 @@ def mlp(
 def start_at(module: nn.Module, value: float) -> None:
     """Let ``module`` give ``value`` whatever the condition: by its last Linear or its Embedding."""
     last = module[-1] if isinstance(module, nn.Sequential) else module
+    if isinstance(last, SpectralNorm):  # its weight is divided by its length, so it cannot start at zero
+        return
     if isinstance(last, nn.Embedding):
         nn.init.constant_(last.weight, value)
     elif isinstance(last, nn.Linear):
