@@ -27,6 +27,7 @@ from t2ilayers.encoders import Vocabulary
 from chromium import chromium, emulate, why_no_browser
 
 SHOTS = os.environ.get("T2ILAYERS_SHOTS")  # a folder for pictures of the page, for people to look at
+RING = "a small blue ring"
 FIRST = "a big red star on a black background"  # what the page suggests to a model that knows the words
 
 
@@ -43,7 +44,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def app(model):
-    with module.App(model) as app:
+    with module.App(model, captions=[FIRST, "a purple cow", RING]) as app:
         thread = threading.Thread(target=app.serve_forever)
         thread.start()
         yield app
@@ -105,6 +106,7 @@ def test_the_page_learns_the_stages_and_the_words(app):
     status, content = ask(app, "GET", "/model")
     assert (status, json.loads(content)["stages"]) == (200, [4, 8, 16])
     assert set(json.loads(content)["words"]) == {*FIRST.split(), "small", "blue", "ring"}
+    assert json.loads(content)["captions"] == [FIRST, RING]  # not what the model has no words for
     assert ask(app, "GET", "/") == (200, module.PAGE.read_bytes())
 
 
@@ -458,7 +460,7 @@ def test_captions_seed_and_truncation_change_the_picture(page):
 
     page.write("a small blue ring")
     ring = page.changed_from(page.first)
-    page.find("#seed").send_keys(Keys.ARROW_RIGHT)
+    page.find("#seed").send_keys(Keys.ARROW_UP)
     other = page.changed_from(ring)
     page.find("#truncation").send_keys(Keys.HOME)
     page.changed_from(other)
@@ -487,7 +489,25 @@ def test_painting_a_mask_changes_the_picture_until_it_is_predicted_again(page):
     assert page.mask()[6, 4] == 255
     page.find("#again").click()
     page.wait.until(lambda _: page.image() == page.first)
+    assert not page.find("#clear").is_enabled()
     assert np.array_equal(page.mask(), before)
+    assert page.console() == []
+
+
+@in_a_browser
+def test_examples_words_and_a_random_seed_are_a_click_away(page):
+    assert "16 px" in page.find("h1").text
+    page.find("#examples button:nth-child(2)").click()  # of the two that the model's words suffice for
+    ring = page.changed_from(page.first)
+    assert page.find("#captions").get_attribute("value").splitlines() == [FIRST, RING]
+    page.find("#random").click()
+    page.changed_from(ring)
+    page.write("a ")
+    page.find("#words button:last-child").click()
+    assert page.find("#captions").get_attribute("value") == f"a {page.find('#words button:last-child').text}"
+    link = page.find("#download")
+    assert link.get_attribute("href") == page.image()
+    assert link.get_attribute("download").endswith(".png")
     assert page.console() == []
 
 
@@ -497,6 +517,8 @@ def test_an_unknown_word_is_named_and_goes_with_it(page):
     message = page.wait.until(lambda _: page.find("#wrong").text)
     assert "'purpl'" in message
     assert page.image() == page.first
+    assert "failed" in page.find("#image").get_attribute("class")
+    assert page.find("#image").get_attribute("alt") == FIRST
     page.write("a ring")
     page.changed_from(page.first)
     assert page.find("#wrong").text == ""

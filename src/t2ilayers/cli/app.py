@@ -32,6 +32,9 @@ import torch
 import tyro
 from torch import Tensor
 
+from .._files import read_regular
+from .._pretrained import model_folder
+from ..encoders import Vocabulary
 from ..figures import to_picture
 from ..models import SSAGAN
 from ..training import say
@@ -53,6 +56,10 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+# Tried where a model's folder has no captions.txt, if it knows the words.
+CAPTIONS = ("a big red star on a black background", "this bird has a red head and a white belly")
+TRIED = "captions.txt"  # in a model's folder
+MOST_TRIED = 8
 FIELDS = {"caption", "seed", "truncation", "masks"}
 
 
@@ -71,23 +78,33 @@ class Arguments:
 class App(ThreadingHTTPServer):
     """Draws one picture at a time, for whoever asks.
 
-    ``GET /`` is the page, ``GET /model`` says ``{"stages": [4, 8, ..., S], "words": [...]}``, and ``POST
-    /picture`` takes ``{"caption": str, "seed": int, "truncation": number or null, "masks": [...]}`` to
-    ``{"image": a PNG as data: address, "masks": [...]}``. Masks are one a stage, coarse to fine: base64 of a
-    byte a pixel, 255 for 1, or in a request null where the stage predicts its own. A mistake is answered
-    ``{"error": str}``.
+    ``GET /`` is the page. ``GET /model`` says ``{"name": str, "size": S, "stages": [4, 8, ..., S], "words": [...],
+    "captions": [...]}`` with captions to try. ``POST /picture`` takes ``{"caption": str, "seed": int,
+    "truncation": number or null, "masks": [...]}`` to ``{"image": a PNG as data: address, "masks": [...]}``. Masks are
+    one per stage, coarse to fine: base64 of one byte per pixel, 255 for 1, or in a request null where the stage
+    predicts its own. A mistake is answered ``{"error": str}``.
 
     Args:
         model: with its vocabulary.
         host: address to listen at.
         port: to listen at; 0 takes a free one.
+        name: of the model, for the page's title.
+        captions: to try; those with words that the model does not know are left out.
 
     Raises:
         OSError: the address cannot be listened at.
         ValueError: a port that does not exist.
     """
 
-    def __init__(self, model: SSAGAN, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        model: SSAGAN,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        name: str = "Model",
+        captions: Sequence[str] = CAPTIONS,
+    ) -> None:
         if not 0 <= port <= 65535:
             raise ValueError(f"--port must be in [0, 65535], got {port}")
         try:
@@ -95,6 +112,8 @@ class App(ThreadingHTTPServer):
         except OSError as error:
             raise OSError(f"cannot listen at {host}:{port}: {error.strerror}; try another --port") from error
         self.model = model
+        self.name = name
+        self.captions = captions
         self.host = host.lower()
         self.one_at_a_time = threading.Lock()
         self.stages = model.mask_sides
@@ -128,7 +147,14 @@ class App(ThreadingHTTPServer):
 
     def describe(self) -> dict[str, Any]:
         vocabulary = self.model.vocabulary
-        return {"stages": self.stages, "words": [] if vocabulary is None else vocabulary.words[1:]}
+        captions = [] if vocabulary is None else [text for text in self.captions if knows(vocabulary, text)]
+        return {
+            "name": self.name,
+            "size": self.model.config.image_size,
+            "stages": self.stages,
+            "words": [] if vocabulary is None else vocabulary.words[1:],
+            "captions": captions[:MOST_TRIED],
+        }
 
     def draw(self, request: Any) -> dict[str, Any]:
         """Answer a request for a picture; ValueError says what is wrong with it."""
@@ -169,6 +195,19 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def knows(vocabulary: Vocabulary, caption: str) -> bool:
+    """Whether a caption has words, all of which the vocabulary has."""
+    words = vocabulary.tokenize(caption)
+    return bool(words) and all(word in vocabulary for word in words)
+
+
+def read_captions(folder: Path) -> Sequence[str]:
+    """The captions to try that ``t2ilayers train`` left beside a model, one per line."""
+    if not (folder / TRIED).is_file():
+        return CAPTIONS
+    return read_regular(folder / TRIED, MOST_BYTES).decode(errors="replace").splitlines()
 
 
 def read_mask(text: Any, side: int) -> Tensor:
@@ -305,7 +344,10 @@ class Handler(BaseHTTPRequestHandler):
 def serve(arguments: Arguments) -> None:
     model = SSAGAN.from_pretrained(arguments.model, discriminator=False, image_encoder=False)
     model.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
-    with App(model, arguments.host, arguments.port) as app:
+    folder = model_folder(arguments.model)
+    where, captions = folder.resolve(), read_captions(folder)
+    name = where.parent.name if where.name == "model" else where.name  # runs/demo/model is the demo's
+    with App(model, arguments.host, arguments.port, name=name, captions=captions) as app:
         say(f"{arguments.model} at {app.address}, Ctrl-C ends")
         with contextlib.suppress(KeyboardInterrupt):
             app.serve_forever()

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._files import written_whole
 from ..data import CaptionedDataset, open_dataset
 from ..encoders import EncoderPair, LSTMTextEncoder
 from ..figures import mask_sheet, sample_sheet, save_image
@@ -121,6 +122,8 @@ def train(config: TrainConfig) -> None:
         if run.writes:
             model.generator = training.ema.module
             model.save_pretrained(config.out / "model")
+            with written_whole(config.out / "model" / "captions.txt") as path:  # for the app to try
+                path.write_text("".join(f"{' '.join(caption.split())}\n" for caption in samples.captions))
         run.finish({
             "model": f"{config.out / 'model'}, for t2ilayers generate, app and evaluate",
             "samples": samples.folder,
