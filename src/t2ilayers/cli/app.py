@@ -81,8 +81,8 @@ class App(ThreadingHTTPServer):
     ``GET /`` is the page. ``GET /model`` says ``{"name": str, "size": S, "stages": [4, 8, ..., S], "words": [...],
     "captions": [...]}`` with captions to try. ``POST /picture`` takes ``{"caption": str, "seed": int,
     "truncation": number or null, "masks": [...]}`` to ``{"image": a PNG as data: address, "masks": [...]}``.
-    Masks are one per stage, coarse to fine: base64 of one byte per pixel, 255 for 1, or in a request null where the stage
-    predicts its own. A mistake is answered ``{"error": str}``.
+    Masks are one per stage, coarse to fine: base64 of one byte per pixel, 255 for 1, or in a request null where
+    the stage predicts its own. A mistake is answered ``{"error": str}``.
 
     Args:
         model: with its vocabulary.
