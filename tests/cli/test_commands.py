@@ -142,7 +142,7 @@ def test_help_is_plain_text_of_80_columns(script, monkeypatch):
 def test_help_says_the_range_of_every_number(script):
     helps = options(script)
     numbers = {flag: text for flag, text in helps.items() if re.match(r"\S+ (\{None\}\|)?(INT|FLOAT)", text)}
-    assert numbers
+    assert numbers or script == "export"
     limits = re.compile(r"[Aa]t least|above|\d to (below )?\d")
     assert [flag for flag, text in numbers.items() if not limits.search(text)] == []
 

@@ -28,11 +28,13 @@ COMMANDS = {
     "pretrain": Command("Train text and image encoder on captioned pictures (DAMSM)", "train"),
     "train": Command("Train SSA-GAN on captioned pictures", "train"),
     "evaluate": Command("Measure what a model's pictures and masks show", "eval"),
+    "export": Command("Write a model as ONNX files", "onnx"),
     "doctor": Command("Show which kernels are used here, and what they would need"),
 }
 # What a command imports of its extra: asked for before it starts, since a run would miss some of it after hours.
 EXTRAS = {
     "eval": {"PIL": "pillow", "tqdm": "tqdm", "tyro": "tyro"},
+    "onnx": {"onnx": "onnx", "onnxscript": "onnxscript", "tyro": "tyro"},
     "train": {
         "PIL": "pillow", "matplotlib": "matplotlib", "tensorboard": "tensorboard", "tqdm": "tqdm", "tyro": "tyro",
     },

@@ -5,17 +5,19 @@ Source: Liao et al., *Text to Image Generation with Semantic-Spatial Aware GAN*,
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from .._pretrained import JSONConfig, save_folder, saved_model
+from .._pretrained import VOCABULARY, JSONConfig, save_folder, saved_model
 from .._weights import fill
 from ..encoders import ConvImageEncoder, EncoderPair, InceptionImageEncoder, LSTMTextEncoder
 from ..figures import mask_sheet, sample_sheet, to_picture
@@ -25,6 +27,7 @@ from ..ops import Impl
 from ..ops._fast import fastest_layout, is_plain
 from ..ops._torch import exportable
 from ..vocabulary import Vocabulary
+from ._onnx import write_generator, write_text_encoder
 from ._pictures import ToPicture, check_image_size
 from .dfgan import DFGenerator
 from .discriminators import MatchingAwareDiscriminator
@@ -462,6 +465,43 @@ class SSAGAN(nn.Module):
             True
         """
         save_folder(folder, self, self.config, self.vocabulary, dtype=dtype)
+
+    def to_onnx(self, folder: str | os.PathLike[str], *, half: bool = False) -> list[Path]:
+        """Write ``generator.onnx``, ``text_encoder.onnx`` and ``vocabulary.json`` into ``folder``.
+
+        The text encoder takes ``tokens (N, T)`` int64 and ``lengths (N,)`` int32 to ``words (N, D, T)`` and
+        ``sentence (N, D)``. The generator takes ``z (N, z_dim)``, ``sentence`` and a mask per stage, ``mask_4``,
+        ``mask_8``, ... ``(N, 1, s, s)`` in [0, 1], to ``images`` and the masks used, ``used_mask_4``, ...; where a
+        mask is negative, such as -1, the stage predicts its own. N and T are free. Needs the extra ``onnx``.
+
+        Args:
+            folder: made if it is missing.
+            half: keep the weights in half precision; arithmetic stays in float32.
+
+        Returns:
+            The three files.
+
+        Raises:
+            ImportError: the extra ``onnx`` is not installed.
+            ValueError: the model has no vocabulary.
+        """
+        if self.vocabulary is None:
+            raise ValueError("a model is written with its vocabulary, got none; set model.vocabulary first")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [folder / name for name in ("generator.onnx", "text_encoder.onnx", VOCABULARY)]
+        with evaluating(self):
+            write_generator(
+                copy.deepcopy(self.generator).cpu(),
+                files[0],
+                z_dim=self.config.z_dim,
+                cond_dim=self.config.cond_dim,
+                mask_sides=self.mask_sides,
+                half=half,
+            )
+            write_text_encoder(self.text_encoder, files[1], half=half)
+        self.vocabulary.save(files[2])
+        return files
 
     @classmethod
     def from_pretrained(
