@@ -21,7 +21,8 @@ from t2ilayers.data import CaptionedShapes
 from scripts import refused, run
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = [name for name in main.COMMANDS if name not in ("doctor", "validate")]  # these need no extra, nor tyro
+NOT_TYRO = ("build", "doctor", "validate")  # nor do they need its extra
+SCRIPTS = [name for name in main.COMMANDS if name not in NOT_TYRO]
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "generate": Command("Draw pictures from captions", "eval"),
     "app": Command("Play with a model in the browser: captions, seed, masks to paint", "eval"),
+    "build": Command("Make captioned pictures of a package that everybody can install", "data"),
     "validate": Command("Check captioned pictures before a training"),
     "pretrain": Command("Train text and image encoder on captioned pictures (DAMSM)", "train"),
     "train": Command("Train SSA-GAN on captioned pictures", "train"),
@@ -33,6 +34,7 @@ COMMANDS = {
 }
 # What a command imports of its extra: asked for before it starts, since a run would miss some of it after hours.
 EXTRAS = {
+    "data": {"PIL": "pillow", "resvg_py": "resvg_py"},
     "eval": {"PIL": "pillow", "tqdm": "tqdm", "tyro": "tyro"},
     "onnx": {"onnx": "onnx", "onnxscript": "onnxscript", "tyro": "tyro"},
     "train": {

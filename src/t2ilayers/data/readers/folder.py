@@ -33,8 +33,12 @@ from .listing import (
 from .names import SPLITS, Tree, is_file, is_folder, name_problem, split_of
 from .rows import LISTS, MAX_TEXT_BYTES, Row, read_text
 
-# A .txt of these names is no picture's, though no picture has its name.
-_DOCUMENTS = ("readme", "license", "licence", "copying", "notice", "changelog", "attribution", "requirements")
+# A .txt of these names is no picture's, though no picture has its name; where a list names the pictures, nothing
+# is left out by passing over it.
+_DOCUMENTS = (
+    *("readme", "license", "licence", "copying", "copyright", "notice", "changelog", "attribution"),
+    "requirements",
+)
 _UNLISTED = "{count} pictures that no list names: {names}"
 _OTHERS = "{count} files that are neither pictures nor captions of these: {names}"
 _LINKED = "{count} links to folders that are read already, or hold this one: {names}"
@@ -229,10 +233,15 @@ def _records(
                 problems += _add(records, row, tree, folder, name)
         used.add(name)
     for file in files:
-        if file not in records and file not in used:
+        if file not in records and file not in used and not (lists and _is_document(file)):
             is_picture = lists and PurePosixPath(file).suffix.lower() in SUFFIXES
             left_out.add(_UNLISTED if is_picture else _OTHERS, shown(file))
     return list(records.values())
+
+
+def _is_document(file: str) -> bool:
+    path = PurePosixPath(file)
+    return path.suffix.lower() == ".txt" and path.stem.lower().startswith(_DOCUMENTS)
 
 
 def _preference(name: str) -> tuple[str, int]:

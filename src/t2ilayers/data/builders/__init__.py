@@ -1,0 +1,1 @@
+"""Data sets that anyone can have: captioned pictures made of packages that everybody can install."""
