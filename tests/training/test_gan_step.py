@@ -5,6 +5,7 @@ import torch
 
 from t2ilayers import SSAGAN, MatchingAwareDiscriminator, SSAGANConfig, SSAGenerator
 from t2ilayers.data import BatchDataset, CaptionedShapes
+from t2ilayers.losses import sentence_loss
 from t2ilayers.training import EncoderStep, MatchingAwareConfig, MatchingAwareStep, SSAGANStep, StepConfig
 
 DATA = CaptionedShapes(64, image_size=32)
@@ -138,3 +139,40 @@ def test_ssa_gans_step_trains_each_generator(change):
     assert all(value.isfinite() for step in losses for value in step.values())
     moved = [name for name, value in model.generator.named_parameters() if not torch.equal(value, before[name])]
     assert len(moved) == len(list(model.generator.parameters()))
+
+
+def test_the_projection_adds_the_inner_product_with_the_sentences_direction():
+    torch.manual_seed(0)
+    discriminator = MatchingAwareDiscriminator(16, ndf=2, projection=True).double()
+    features, cond = torch.randn(3, 8, 4, 4, dtype=torch.float64), torch.randn(3, 256, dtype=torch.float64)
+    code = torch.where(features > 0, features, 0.2 * features).flatten(1) @ discriminator.projection[2].weight.T
+    expected = discriminator.head(features, cond) + (code * cond / cond.norm(dim=1, keepdim=True)).sum(1)
+    torch.testing.assert_close(discriminator.match(features, cond), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(discriminator.code(features), code, rtol=1e-12, atol=1e-12)
+
+
+def test_contrast_teaches_codes_to_find_their_sentences():
+    def step_of(weight):
+        model = make_model(image_encoder="conv", projection=True, ndf=8)
+        config = StepConfig(contrast_weight=weight, lr_discriminator=4e-3, text_encoder="frozen", damsm_weight=0.0)
+        return SSAGANStep(model, config)
+
+    step = step_of(4.0)
+    images, cond = BATCHES[0]["image"], step.model.text_encoder.eval()(BATCHES[0]["tokens"], BATCHES[0]["lengths"])
+    discriminator = step.model.discriminator
+    with torch.no_grad():
+        code = discriminator.code(discriminator.features(images))
+        expected = sentence_loss(code, cond.sentence, BATCHES[0]["class_ids"]).total
+    first, *_, last = [step(BATCHES[0], i) for i in range(12)]
+    torch.testing.assert_close(first["discriminator/contrast"], expected)
+    assert last["discriminator/contrast"] < first["discriminator/contrast"]
+    assert "generator/contrast" in last
+    assert "discriminator/contrast" not in step_of(0.0)(BATCHES[0], 0)
+
+
+def test_contrast_needs_a_projection():
+    model = make_model()
+    with pytest.raises(ValueError, match="projection=True"):
+        MatchingAwareStep(
+            model.generator, model.discriminator, lambda batch: None, MatchingAwareConfig(contrast_weight=1.0)
+        )

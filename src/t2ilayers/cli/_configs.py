@@ -83,6 +83,7 @@ class TrainConfig(RunConfig):
             max_words=max_words,
             image_encoder=self.image_encoder,
             generator=self.generator,
+            projection=self.step.contrast_weight > 0,
         )
 
     def check(self) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ..layers import AttentionMatchingHead, Conv2d, DownBlock, MatchingHead
+from ..layers import AttentionMatchingHead, Conv2d, DownBlock, LeakyReLU, MatchingHead
 from ..ops._fast import channels_last
 from ._pictures import check_image_size
 
@@ -28,15 +29,20 @@ class MatchingAwareDiscriminator(nn.Module):
             8 in DF-GAN's code of 2022.
         attention: whether features end at 8x8 px and the head is
             :class:`~t2ilayers.layers.AttentionMatchingHead`, as in RAT-GAN's code until June 2023.
+        projection: whether the logit has an inner product besides, of the sentence's direction and a linear code
+            of all features. A head that concatenates is slow to find which words go with what; this is not, and
+            ``contrast_weight`` of :class:`~t2ilayers.training.MatchingAwareConfig` trains it.
 
     Shapes:
         :meth:`features`: ``images (N, 3, S, S)`` in [-1, 1] to ``(N, C, 4, 4)``, or 8x8; :meth:`match`: these and
-        ``cond (N, D)`` to logits ``(N,)``; ``forward(images, cond)``: both.
+        ``cond (N, D)`` to logits ``(N,)``; ``forward(images, cond)``: both; :meth:`code`, with ``projection``:
+        features to ``(N, D)``.
 
     Raises:
         ValueError: a size that is no power of two, or shapes that do not fit.
 
-    Source: arXiv 2104.00567; DF-GAN, arXiv 2008.05865.
+    Source: arXiv 2104.00567; DF-GAN, arXiv 2008.05865; the projection, arXiv 1802.05637 and XMC-GAN, arXiv
+    2101.04702.
 
     Example:
         >>> import torch
@@ -55,6 +61,7 @@ class MatchingAwareDiscriminator(nn.Module):
         *,
         max_width: int = 16,
         attention: bool = False,
+        projection: bool = False,
     ) -> None:
         super().__init__()
         check_image_size(image_size)
@@ -66,6 +73,12 @@ class MatchingAwareDiscriminator(nn.Module):
         self.from_image = Conv2d(3, ndf, 3, padding=1)
         self.blocks = nn.Sequential(*(DownBlock(c_in, c_out) for c_in, c_out in pairwise(widths)))
         self.head = (AttentionMatchingHead if attention else MatchingHead)(widths[-1], 2 * ndf, cond_dim)
+        self.projection: nn.Sequential | None = None
+        if projection:
+            places = 64 if attention else 16
+            self.projection = nn.Sequential(
+                LeakyReLU(0.2), nn.Flatten(), nn.Linear(places * widths[-1], cond_dim, bias=False)
+            )
 
     def features(self, images: Tensor) -> Tensor:
         """What the head looks at: ``images (N, 3, S, S)`` in [-1, 1] to ``(N, C, 4, 4)``.
@@ -89,7 +102,27 @@ class MatchingAwareDiscriminator(nn.Module):
             >>> MatchingAwareDiscriminator(16, ndf=4).match(torch.zeros(2, 16, 4, 4), torch.zeros(2, 256)).shape
             torch.Size([2])
         """
-        return self.head(features, cond)
+        logits = self.head(features, cond)
+        if self.projection is not None:
+            logits = logits + (self.code(features) * F.normalize(cond, dim=1)).sum(1)
+        return logits
+
+    def code(self, features: Tensor) -> Tensor:
+        """What of ``features (N, C, 4, 4)`` the sentence is compared with, ``(N, D)``.
+
+        Raises:
+            ValueError: the discriminator was made without ``projection``.
+
+        Example:
+            >>> import torch
+            >>> discriminator = MatchingAwareDiscriminator(16, ndf=4, projection=True)
+            >>> discriminator.code(torch.zeros(2, 16, 4, 4)).shape
+            torch.Size([2, 256])
+        """
+        if self.projection is None:
+            raise ValueError("codes need a discriminator with a projection, got one without; pass projection=True")
+        code: Tensor = self.projection(features)
+        return code
 
     def forward(self, images: Tensor, cond: Tensor) -> Tensor:
         return self.match(self.features(images), cond)

@@ -206,6 +206,8 @@ class SSAGANConfig(JSONConfig):
             2022) or ``"rat"`` (RAT-GAN).
         hidden_dim: width of the MLPs that turn the sentence into affine parameters, in SSA-GAN's generator. In a
             narrow one most weights are theirs.
+        projection: whether the discriminator compares pictures with sentences by an inner product besides; see
+            :class:`MatchingAwareDiscriminator`.
 
     Example:
         >>> config = SSAGANConfig(image_size=32, ngf=8, ndf=8, vocab_size=10)
@@ -226,6 +228,7 @@ class SSAGANConfig(JSONConfig):
     image_width: int = 64
     generator: Literal["ssa", "ssa-unmasked", "df", "rat"] = "ssa"
     hidden_dim: int = 256
+    projection: bool = False
 
 
 def _generator(config: SSAGANConfig) -> SSAGenerator | DFGenerator | RATGenerator:
@@ -280,7 +283,9 @@ class SSAGAN(nn.Module):
         self.generator = _generator(config)
         self.discriminator: MatchingAwareDiscriminator | None = None
         if config.ndf is not None:
-            self.discriminator = MatchingAwareDiscriminator(config.image_size, config.ndf, config.cond_dim)
+            self.discriminator = MatchingAwareDiscriminator(
+                config.image_size, config.ndf, config.cond_dim, projection=config.projection
+            )
         self.image_encoder: InceptionImageEncoder | ConvImageEncoder | None = None
         if config.image_encoder == "inception":
             self.image_encoder = InceptionImageEncoder(config.cond_dim)

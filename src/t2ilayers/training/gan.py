@@ -17,6 +17,7 @@ from ..losses import (
     hinge_generator_loss,
     matching_aware_gradient_penalty,
     mismatched_pairs,
+    sentence_loss,
 )
 from .ema import EMA
 from .precision import Precision, autocast
@@ -50,6 +51,9 @@ class MatchingAwareConfig:
             regularization, StyleGAN2, arXiv 1912.04958).
         penalty_weight: of MA-GP, at least 0.
         penalty_power: of MA-GP, at least 2.
+        contrast_weight: of a contrastive loss, at least 0, which leaves it out. Among all sentences of the batch
+            the code of each picture must find its own: of real pictures in the discriminator's loss, of generated
+            ones in the generator's (XMC-GAN, arXiv 2101.04702). It needs a discriminator with a projection.
         ema: decay of the averaged generator, from 0 to below 1.
         precision: "fp32", or "bf16", which runs generator, discriminator and encoders under autocast.
             Parameters, MA-GP and losses stay in float32. t2ilayers train takes bf16 where the machine has
@@ -72,6 +76,7 @@ class MatchingAwareConfig:
     penalty_every: int = 1
     penalty_weight: float = 2.0
     penalty_power: float = 6.0
+    contrast_weight: float = 0.0
     ema: float = 0.999
     precision: Precision = "fp32"
 
@@ -81,7 +86,12 @@ class MatchingAwareConfig:
         self._check_choice("precision", ("fp32", "bf16"))
         for name in ("lr_generator", "lr_discriminator"):
             self._check_positive(name)
-        for name, least in (("penalty_every", 1), ("penalty_weight", 0), ("penalty_power", 2)):
+        for name, least in (
+            ("penalty_every", 1),
+            ("penalty_weight", 0),
+            ("penalty_power", 2),
+            ("contrast_weight", 0),
+        ):
             self._check_least(name, least)
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be in [0, 1), got {self.ema}")
@@ -115,7 +125,8 @@ class MatchingAwareStep(Generic[ConfigT]):
         condition: ``condition(batch)``, called without gradients, is what pictures are conditioned on: a tensor
             ``(N, D)`` of sentences, embedded classes or other features, or
             :class:`~t2ilayers.encoders.TextFeatures`, of which generator and discriminator see the sentence.
-        config: see :class:`MatchingAwareConfig`.
+        config: see :class:`MatchingAwareConfig`. With a ``contrast_weight`` the discriminator has
+            ``code(features) -> (N, D)`` too.
         text_image_loss: see :class:`TextImageLoss`; DF-GAN has none.
         processes: those that share a batch, which then is one that :meth:`Processes.join` returned; the
             generator's batch statistics become theirs.
@@ -155,6 +166,11 @@ class MatchingAwareStep(Generic[ConfigT]):
         text_image_loss: TextImageLoss | None = None,
         processes: Processes | None = None,
     ) -> None:
+        if config.contrast_weight and getattr(discriminator, "projection", None) is None:
+            raise ValueError(
+                "contrast_weight needs a discriminator with a projection, got one without; make it with "
+                "projection=True"
+            )
         self.generator: Any = generator
         self.discriminator: Any = discriminator
         self.condition = condition
@@ -219,6 +235,9 @@ class MatchingAwareStep(Generic[ConfigT]):
         hinge = hinge_discriminator_loss(real, fake, mismatched[wrong_image])
         losses: dict[str, Tensor] = {f"discriminator/{name}": loss for name, loss in hinge._asdict().items()}
         total = hinge.total
+        if config.contrast_weight:
+            losses["discriminator/contrast"] = self._contrast(features, cond, batch)
+            total = total + config.contrast_weight * losses["discriminator/contrast"]
         if joint:
             losses[_PENALTY] = self._penalty(images, own, matched if shared else None)
             total = total + config.penalty_every * losses[_PENALTY]
@@ -236,6 +255,12 @@ class MatchingAwareStep(Generic[ConfigT]):
             mean = gradient_penalty(matched, (images, cond), **settings)
         return self.processes.gather(mean.expand(len(images))).mean()  # over all pictures, however they are shared
 
+    def _contrast(self, features: Tensor, cond: Tensor, batch: Batch) -> Tensor:
+        """Pictures must find their sentences in the whole batch, and the reverse. Features are this process's."""
+        with autocast(features.device, self.config.precision):
+            codes = self.discriminator.code(features)
+        return sentence_loss(self.processes.gather(codes), cond, batch["class_ids"]).total
+
     def _generator(self, batch: Batch, given: Condition, cond: Tensor, fake: Tensor) -> dict[str, Tensor]:
         further = self.text_image_loss
         judges = [*self.discriminator.parameters(), *(further.parameters() if further else ())]
@@ -244,9 +269,13 @@ class MatchingAwareStep(Generic[ConfigT]):
             p.requires_grad_(False)
         try:
             with autocast(fake.device, self.config.precision):
-                logits = self.discriminator(fake, self.processes.own(cond))
+                features = self.discriminator.features(fake)
+                logits = self.discriminator.match(features, self.processes.own(cond))
             losses = {"adversarial": hinge_generator_loss(self.processes.gather(logits))}
             total = losses["adversarial"]
+            if self.config.contrast_weight:
+                losses["contrast"] = self._contrast(features, cond, batch)
+                total = total + self.config.contrast_weight * losses["contrast"]
             if further is not None:
                 with autocast(fake.device, self.config.precision):
                     losses[further.name] = further(fake, given, batch)
