@@ -95,11 +95,11 @@ bench-gpu-model-bf16:
 SEED ?= 0
 demo: install
 	rm -rf $(DEMO)
-	$(BIN)/t2ilayers pretrain --data shapes --image-size 32 --batch-size 32 --steps 600 \
+	$(BIN)/t2ilayers pretrain --data shapes --image-size 32 --batch-size 128 --no-words --steps 430 \
 	  --seed $(SEED) --out $(DEMO)/pretraining
 	$(BIN)/t2ilayers train --data shapes --image-size 32 --ngf 32 --ndf 32 --mask-channels 32 \
 	  --batch-size 32 --steps 1000 --penalty-every 4 --lr-generator 1e-3 --lr-discriminator 1e-3 \
-	  --lr-encoders 2e-4 --damsm-weight 0.2 --ema 0.99 --sample-every 250 --seed $(SEED) \
+	  --lr-encoders 2e-4 --damsm-weight 0.2 --contrast-weight 1 --ema 0.99 --sample-every 250 --seed $(SEED) \
 	  --encoders $(DEMO)/pretraining/encoders --out $(DEMO)
 	$(BIN)/t2ilayers evaluate $(DEMO)/model --data shapes --out $(DEMO)/evaluation.json
 	@echo "pictures: $(DEMO)/samples   losses: $(DEMO)/losses.png   results: $(DEMO)/evaluation.json"
