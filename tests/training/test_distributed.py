@@ -18,6 +18,7 @@ SHARES = ((4, 4), (1, 6), (3, 2))  # samples of each process, step by step
 RUNS = {
     "joint": {"text_encoder": "joint", "penalty": "joint"},
     "frozen": {"text_encoder": "frozen", "penalty": "two-step"},
+    "contrast": {"contrast_weight": 1.0, "penalty_weight": 1e-3},
 }
 
 
@@ -31,14 +32,22 @@ def batch(step, rank=None):
 def train(processes, rank, changes):
     """Weights, average and losses of some steps. Plain gradient descent shows what Adam's division would hide."""
     torch.manual_seed(0)
-    config = SSAGANConfig(32, ngf=2, ndf=2, mask_channels=4, vocab_size=len(DATA.vocabulary), image_encoder="conv")
+    config = SSAGANConfig(
+        32,
+        ngf=2,
+        ndf=2,
+        mask_channels=4,
+        vocab_size=len(DATA.vocabulary),
+        image_encoder="conv",
+        projection="contrast_weight" in changes,
+    )
     model = SSAGAN(config, DATA.vocabulary)
     with torch.no_grad():  # in a new model the residuals are off
         for block in (*model.generator.blocks, *model.discriminator.blocks):
             block.gamma.fill_(0.5)
     start = copy.deepcopy(model.state_dict())
     pretraining = EncoderStep(model.encoders, lr=1.0, processes=processes)
-    training = SSAGANStep(model, StepConfig(**changes, ema=0.5, penalty_weight=50.0), processes=processes)
+    training = SSAGANStep(model, StepConfig(**{"ema": 0.5, "penalty_weight": 50.0} | changes), processes=processes)
     pretraining.optimizer = torch.optim.SGD(pretraining.parameters, lr=0.1)
     training.encoder_step.optimizer = torch.optim.SGD(pretraining.parameters, lr=0.1)
     training.g_optimizer = torch.optim.SGD(model.generator.parameters(), lr=0.02)
