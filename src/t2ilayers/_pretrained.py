@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ._files import read_regular, shown, some, written_whole
+from ._hub import download, is_repository
 from ._weights import read_safetensors, write_safetensors
 from .vocabulary import Vocabulary
 
@@ -107,16 +108,19 @@ def pretrained_names() -> list[str]:
 
 
 def model_folder(name: str | os.PathLike[str]) -> Path:
-    """The folder that ``name`` stands for: that folder itself, or else a model of the package.
+    """The folder that ``name`` stands for: that folder itself, else a model of the package, else one of the Hub.
 
     Raises:
-        FileNotFoundError: neither; the message lists the package's models.
+        FileNotFoundError: none of them; the message lists the package's models, or says why the Hub gave none.
+        ImportError: ``user/repo``, and the extra ``hub`` is not installed.
     """
     folder = Path(name)
     if folder.exists():
         return folder
     if os.fspath(name) in pretrained_names():
         return PRETRAINED / folder
+    if isinstance(name, str) and is_repository(name):
+        return download(name, [CONFIG, VOCABULARY, WEIGHTS, "captions.txt"])
     raise FileNotFoundError(
         f"{os.fspath(name):.200} holds no {CONFIG}: there is no such folder; a model folder is written by "
         f"save_pretrained, and models of the package are {', '.join(pretrained_names()) or 'none'}"

@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import io
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from .._files import written_whole
+from .._hub import SHEET, check_facts, upload, write_card
 from .._pretrained import VOCABULARY, JSONConfig, save_folder, saved_model
 from .._weights import fill
 from ..encoders import ConvImageEncoder, EncoderPair, InceptionImageEncoder, LSTMTextEncoder
@@ -444,7 +447,14 @@ class SSAGAN(nn.Module):
         tokens, lengths = self.vocabulary.encode_batch(captions, max_words=self.config.max_words)
         return self.text_encoder(tokens.to(self.device), lengths).sentence
 
-    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        dtype: torch.dtype | None = None,
+        card: Mapping[str, str] | None = None,
+        sheet: Image.Image | None = None,
+    ) -> None:
         """Write ``config.json``, ``vocabulary.json`` and ``model.safetensors`` into ``folder``.
 
         Each file is written under a temporary name and moved into place. Inception's frozen trunk is saved
@@ -454,10 +464,13 @@ class SSAGAN(nn.Module):
             folder: made if it is missing.
             dtype: of the weights in the file: ``torch.float16`` halves it, and changes pictures by some 1e-4 of
                 their range. They are computed in float32 all the same once they are loaded. None keeps them exact.
+            card: facts for a model card, ``README.md``: any of ``data``, ``license`` (the Hub's word, such as
+                ``"mit"``), ``figures`` and ``command``, as Markdown. None writes no card.
+            sheet: for the card, such as ``model.generate(captions, seed=0).sheet(captions)``; ``sheet.png``.
 
         Raises:
-            ValueError: no vocabulary, since weights that no caption can reach are no model; or weights that are
-                no longer finite as ``dtype``.
+            ValueError: no vocabulary, since weights that no caption can reach are no model; weights that are
+                no longer finite as ``dtype``; another fact than these; or a sheet without a card.
 
         Example:
             >>> import tempfile
@@ -469,7 +482,45 @@ class SSAGAN(nn.Module):
             >>> bool((again.generate(["red"], seed=0).images == model.generate(["red"], seed=0).images).all())
             True
         """
+        check_facts(card or {})
+        if card is None and sheet is not None:
+            raise ValueError("a sheet is part of a card, got no card; pass card={...}")
         save_folder(folder, self, self.config, self.vocabulary, dtype=dtype)
+        if card is not None and self.vocabulary is not None:
+            if sheet is not None:
+                with written_whole(Path(folder) / SHEET) as path:
+                    sheet.save(path, "PNG")
+            write_card(Path(folder), card, self.vocabulary.words[-1], sheet=sheet is not None)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        private: bool = False,
+        dtype: torch.dtype | None = None,
+        card: Mapping[str, str] | None = None,
+        sheet: Image.Image | None = None,
+    ) -> str:
+        """Send what :meth:`save_pretrained` writes to the Hugging Face Hub. Needs the extra ``hub``, and a login.
+
+        Args:
+            name: of the repository, ``"user/repo"``; made if it is missing.
+            private: of a repository that is made.
+            dtype: see :meth:`save_pretrained`.
+            card: likewise.
+            sheet: likewise.
+
+        Returns:
+            The repository's address.
+
+        Raises:
+            ImportError: the extra ``hub`` is not installed.
+            OSError: the Hub was not reached or refused; one sentence says why.
+            ValueError: no name of a repository, or what :meth:`save_pretrained` refuses.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, dtype=dtype, card=card, sheet=sheet)
+            return upload(Path(folder), name, private=private)
 
     def to_onnx(self, folder: str | os.PathLike[str], *, half: bool = False) -> list[Path]:
         """Write ``generator.onnx``, ``text_encoder.onnx`` and ``vocabulary.json`` into ``folder``.
@@ -515,14 +566,16 @@ class SSAGAN(nn.Module):
         """Read what :meth:`save_pretrained` wrote, on the CPU and in evaluation mode.
 
         Args:
-            folder: of the model, or the name of one that comes with the package, such as ``"shapes32"``.
+            folder: of the model; or the name of one that comes with the package, such as ``"shapes32"``; or one
+                of the Hugging Face Hub, ``"user/repo"`` (extra ``hub``). The first that is there is taken.
             discriminator: False leaves the discriminator out, which drawing does not need. Of the paper's model it
                 is 78 of 108 million parameters.
             image_encoder: False leaves the image encoder out, which only DAMSM and R-precision need.
 
         Raises:
-            FileNotFoundError: a file is missing, or there is neither such a folder nor a model of that name; the
-                message says which.
+            FileNotFoundError: a file is missing, or there is neither such a folder nor a model of that name, also
+                on the Hub or in its cache; the message says which.
+            ImportError: a model of the Hub, and the extra ``hub`` is not installed.
             ValueError: files that do not belong together or are damaged; the message says how.
         """
         with saved_model(folder) as saved:
