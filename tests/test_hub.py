@@ -189,3 +189,10 @@ def test_what_no_card_holds_is_refused_before_anything_is_written(model, tmp_pat
 def test_only_user_and_name_make_a_repository(model):
     with pytest.raises(ValueError, match="named user/name, got birds"):
         model.push_to_hub("birds")
+
+
+def test_without_the_extra_a_path_that_is_missing_is_said_to_be_missing(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"^runs/none is no folder here; .*\[hub\]'$"):
+        SSAGAN.from_pretrained("runs/none")

@@ -25,9 +25,9 @@ def is_repository(name: str) -> bool:
     return _REPOSITORY.fullmatch(name) is not None
 
 
-def _needs_hub(name: str) -> None:
+def _needs_hub(purpose: str) -> None:
     if importlib.util.find_spec("huggingface_hub") is None:
-        raise ImportError(f"{name} on the Hub needs huggingface_hub: pip install 't2ilayers[hub]'")
+        raise ImportError(f"{purpose} needs huggingface_hub: pip install 't2ilayers[hub]'")
 
 
 def download(name: str, files: list[str]) -> Path:
@@ -37,7 +37,7 @@ def download(name: str, files: list[str]) -> Path:
         ImportError: the extra ``hub`` is not installed.
         FileNotFoundError: there is no such repository, or no connection and nothing in the cache.
     """
-    _needs_hub(name)
+    _needs_hub(f"{name} is no folder here; looking for it on the Hub")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its client, also no connection
 
@@ -60,7 +60,7 @@ def upload(folder: Path, name: str, *, private: bool) -> str:
     """
     if not is_repository(name):
         raise ValueError(f"a repository must be named user/name, got {name:.200}")
-    _needs_hub(name)
+    _needs_hub("push_to_hub")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its client, also no connection
 
