@@ -14,6 +14,7 @@ import t2ilayers
 ORDER = [
     *(
         "_files",
+        "_hub",
         "figures",
         "ops",
         "layers",
