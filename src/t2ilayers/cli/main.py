@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import os
 import shutil
 import sys
 import textwrap
@@ -90,7 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sentence := missing(COMMANDS[name].extra):
         return _fail(f"t2ilayers {name}: {sentence}")
     command = importlib.import_module(f".{name}", __package__)
-    return int(command.main(rest))
+    try:
+        status = int(command.main(rest))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it, as `head` does, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes once more at its end
+        return 141  # as of a process that SIGPIPE ends
+    return status
 
 
 def _fail(sentence: str) -> int:
