@@ -1,0 +1,187 @@
+"""Generators of the family, and ways to train them, with all else the same: what each draws after equal minutes.
+
+    OMP_NUM_THREADS=1 python benchmarks/comparison.py time shapes
+    python benchmarks/comparison.py run shapes ssa --seed 0
+    python benchmarks/comparison.py judge shapes ssa --seed 0
+    python benchmarks/comparison.py collect shapes
+
+``time`` measures a step of each on an idle machine, in turn, and so says how many steps the minutes are. ``run``
+trains one; since it counts steps, it may share the machine. ``judge`` measures it, and ``collect`` writes what was
+measured into ``benchmarks/results``. Both data sets start from encoders that were pre-trained once::
+
+    t2ilayers pretrain --data shapes --image-size 32 --batch-size 128 --no-words --steps 430 \\
+      --out runs/comparison/shapes/encoders
+    t2ilayers build emoji runs/emoji
+    t2ilayers pretrain --data runs/emoji --image-size 64 --batch-size 64 --no-words --steps 400 \\
+      --out runs/comparison/emoji/encoders
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import RESULTS, environment, time_in_turn, write
+
+from t2ilayers.cli._configs import read_train_config
+from t2ilayers.cli.train import open_model
+from t2ilayers.data import BatchDataset, open_dataset
+from t2ilayers.training import SSAGANStep, keep_large_blocks
+
+RUNS = Path("runs/comparison")
+SHARED = (
+    "--mask-channels 32 --hidden-dim 64 --penalty-every 4 --text-encoder frozen --lr-encoders 2e-4 --ema 0.99 "
+    "--damsm-weight 0.2 --contrast-weight 1 --lr-generator 1e-3 --lr-discriminator 1e-3 --precision fp32"
+)
+# Flags of train, flags of evaluate, minutes of one core. Narrower than `make demo`, and the text encoder frozen: a
+# step of the encoders takes half as long as one of these two networks.
+DATA = {
+    "shapes": (f"--data shapes --image-size 32 --ngf 16 --ndf 16 --batch-size 32 {SHARED}", "--data shapes", 6),
+    "emoji": (
+        f"--data runs/emoji --image-size 64 --ngf 16 --ndf 16 --batch-size 24 {SHARED}",
+        "--data runs/emoji",
+        15,
+    ),
+}
+GENERATORS = {
+    "ssa": "",
+    "ssa-unmasked": "--generator ssa-unmasked",
+    "df": "--generator df",
+    "rat": "--generator rat",
+}
+CLAIMS = {
+    "joint": "--text-encoder joint",
+    "damsm-0": "--damsm-weight 0",
+    "damsm-0.05": "--damsm-weight 0.05",
+    "damsm-0.1": "--damsm-weight 0.1",
+    "contrast-0": "--contrast-weight 0",
+}
+VARIANTS = GENERATORS | CLAIMS
+
+
+def folder_of(data: str, variant: str, seed: int) -> Path:
+    return RUNS / data / f"{variant}_{seed}"
+
+
+def flags_of(data: str, variant: str) -> list[str]:
+    encoders = RUNS / data / "encoders" / "encoders"
+    return [*DATA[data][0].split(), "--encoders", str(encoders), *VARIANTS[variant].split()]
+
+
+def measure_time(data: str, variants: Sequence[str]) -> None:
+    calls = {}
+    for variant in variants:
+        config = read_train_config([*flags_of(data, variant), "--steps", "1"], __doc__)
+        torch.manual_seed(0)
+        dataset = open_dataset(config.data, "train", image_size=config.image_size, seed=0)
+        model = open_model(config, dataset)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        batches = BatchDataset(dataset, config.batch_size, seed=0)
+        training = SSAGANStep(model, config.step)
+        steps = itertools.count()
+
+        def several(every=config.step.penalty_every, training=training, batches=batches, steps=steps) -> None:
+            for _ in range(every):  # one of them has the penalty
+                step = next(steps)
+                training(batches[step % 64], step)
+
+        calls[variant] = several
+    table = time_in_turn(calls, "cpu", seconds=6, rounds=5)
+    path = RESULTS / f"comparison_{data}_time.json"
+    record = json.loads(path.read_text()) if path.exists() else {}
+    for variant, row in table.items():
+        seconds = row["median_ms"] / 1e3 / 4
+        steps = round(60 * DATA[data][2] / seconds)
+        record[variant] = environment("cpu") | {
+            "minutes": DATA[data][2],
+            "seconds_per_step": seconds,
+            "steps": steps,
+        }
+        print(f"{variant}: {seconds:.3f} s for a step, {steps} steps")
+    write(path.stem, record)
+
+
+def run(data: str, variant: str, seed: int) -> None:
+    steps = json.loads((RESULTS / f"comparison_{data}_time.json").read_text())[variant]["steps"]
+    out = folder_of(data, variant, seed)
+    command = ["train", *flags_of(data, variant), "--steps", str(steps), "--seed", str(seed)]
+    command += ["--sample-every", "1000000", "--save-every", "200", "--out", str(out)]
+    if (out / "run.json").exists():
+        command.append("--resume")
+    subprocess.run([sys.executable, "-m", "t2ilayers", *command], check=True)
+
+
+def judge(data: str, variant: str, seed: int) -> None:
+    out = folder_of(data, variant, seed)
+    command = ["evaluate", str(out / "model"), *DATA[data][1].split(), "--out", str(out / "evaluation.json")]
+    command += ["--judge", str(RUNS / data / "encoders" / "encoders")]  # the same for all
+    subprocess.run([sys.executable, "-m", "t2ilayers", *command], check=True)
+
+
+def measured(results: dict[str, Any], of: str, name: str = "") -> dict[str, float]:
+    """What an evaluation says of "generated" or of "real" pictures, by flat names."""
+    found = {}
+    for key, value in results.items():
+        if key == of:
+            found[name] = value["mean"] if isinstance(value, dict) else value
+        elif key == "masks" and of == "generated":
+            found["best mask IoU"] = max(value["best"]["iou"], value["best"]["inverted_iou"])
+        elif isinstance(value, dict):
+            found |= measured(value, of, key)
+    return found
+
+
+def collect(data: str) -> None:
+    table: dict[str, Any] = {}
+    real: dict[str, float] = {}
+    for variant in VARIANTS:
+        runs: dict[str, dict[str, float]] = {}
+        for seed in range(3):
+            path = folder_of(data, variant, seed) / "evaluation.json"
+            if path.exists():
+                results = json.loads(path.read_text())
+                runs[str(seed)] = measured(results, "generated")
+                real |= measured(results, "real")
+        if runs:
+            names = next(iter(runs.values()))
+            values = {name: [run[name] for run in runs.values()] for name in names}
+            table[variant] = {
+                "seeds": list(runs),
+                "flags": shlex.join(flags_of(data, variant)),
+                "values": values,
+                "mean": {name: statistics.mean(each) for name, each in values.items()},
+                "spread": {name: max(each) - min(each) for name, each in values.items()},
+            }
+    print(json.dumps({variant: row["mean"] for variant, row in table.items()}, indent=1))
+    times = json.loads((RESULTS / f"comparison_{data}_time.json").read_text())
+    write(f"comparison_{data}", environment("cpu") | {"time": times, "real": real, "table": table})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("time", "run", "judge", "collect"))
+    parser.add_argument("data", choices=DATA)
+    parser.add_argument("variants", nargs="*", default=list(GENERATORS), help=f"of {', '.join(VARIANTS)}")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    keep_large_blocks()
+    if arguments.what == "time":
+        measure_time(arguments.data, arguments.variants)
+    elif arguments.what == "collect":
+        collect(arguments.data)
+    else:
+        for variant in arguments.variants:
+            {"run": run, "judge": judge}[arguments.what](arguments.data, variant, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()
