@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-SPINS = 4000  # turns of GNU's OpenMP before a thread sleeps, some 0.1 ms; by default 300,000
+SPINS = 3000  # turns of GNU's OpenMP before a thread sleeps, less than 0.1 ms; by default 300,000
 
 
 def quota(root: Path = Path("/")) -> float:
