@@ -121,8 +121,9 @@ PUBLIC = {
         "TextFeatures UnknownWordError Vocabulary tokenize"
     ),
     "t2ilayers.models": (
-        "BigGANBlock BigGANDeepBlock BigGANDiscriminator BigGANGenerator "
-        "DFBlock DFGenerator GeneratorOutput MatchingAwareDiscriminator MultiscaleDiscriminator "
+        "BigGANBlock BigGANDeepBlock BigGANDiscriminator BigGANGenerator BridgeBlock CLIPAdapter CLIPBlock "
+        "CLIPFeatures CLIPImageEncoder CLIPMapper DFBlock DFGenerator GALIPDiscriminator GALIPGenerator "
+        "GeneratorOutput MatchingAwareDiscriminator MultiscaleDiscriminator "
         "PatchDiscriminator PatchOutput ProjectionBlock ProjectionDiscriminator ProjectionGenerator RATGenerator "
         "RecurrentCondition SPADEBlock SPADEGenerator SSAGAN SSAGANConfig SSAGenerator SSAGeneratorOutput"
     ),
@@ -146,9 +147,10 @@ PUBLIC = {
         "train_attribute_classifier vendi_score"
     ),
     "t2ilayers.training": (
-        "DAMSM EMA EncoderStep MatchingAwareConfig MatchingAwareStep MetricsLog NonFiniteLossError Processes Run "
-        "RunConfig SSAGANStep StepConfig TextImageLoss fastest_precision join_processes keep_large_blocks "
-        "latest_checkpoint load_checkpoint open_standard_streams save_checkpoint say synchronize_statistics"
+        "CLIPSimilarity DAMSM EMA EncoderStep MatchingAwareConfig MatchingAwareStep MetricsLog NonFiniteLossError "
+        "Processes Run RunConfig SSAGANStep StepConfig TextImageLoss fastest_precision join_processes "
+        "keep_large_blocks latest_checkpoint load_checkpoint open_standard_streams save_checkpoint say "
+        "synchronize_statistics"
     ),
     "t2ilayers.interop.official": (
         "export load_discriminator load_generator load_image_encoder load_layer load_text_encoder"

@@ -5,7 +5,7 @@ import torch
 
 from t2ilayers import SSAGAN, MatchingAwareDiscriminator, SSAGANConfig, SSAGenerator
 from t2ilayers.data import BatchDataset, CaptionedShapes
-from t2ilayers.losses import sentence_loss
+from t2ilayers.losses import matching_aware_gradient_penalty, sentence_loss
 from t2ilayers.training import EncoderStep, MatchingAwareConfig, MatchingAwareStep, SSAGANStep, StepConfig
 
 DATA = CaptionedShapes(64, image_size=32)
@@ -79,6 +79,87 @@ def test_another_text_image_loss_and_classes_as_the_condition():
     assert losses[-1]["generator/brightness"] < losses[0]["generator/brightness"]
     assert judge.scale.requires_grad
     assert judge.scale.grad is None
+
+
+class GivenPairs(MatchingAwareStep):
+    """The step that remembers its mismatched pairs."""
+
+    def _mismatched(self, batch):
+        self.pairs = super()._mismatched(batch)
+        return self.pairs
+
+
+@pytest.mark.parametrize(("word", "images", "captions"), [
+    ("shifted", [0, 1], [1, 2]), ("wrapped", [0, 1, 2], [1, 2, 0]), ("rolled", [0, 1, 2], [2, 0, 1]),
+])  # fmt: skip
+def test_mismatched_pairs_of_published_code(word, images, captions):
+    networks = SSAGenerator(16, ngf=2, mask_channels=4), MatchingAwareDiscriminator(16, ndf=2)
+    step = GivenPairs(*networks, lambda batch: torch.ones(3, 256), MatchingAwareConfig(mismatched=word))
+    words = torch.ones(3, 1).long()
+    step({"image": torch.zeros(3, 3, 16, 16), "class_ids": torch.zeros(3).long(), "tokens": words}, 0)
+    assert [t.tolist() for t in step.pairs] == [images, captions]
+
+
+class OfHalfPictures(torch.nn.Module):
+    """A discriminator that sees what an encoder made of pictures."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = MatchingAwareDiscriminator(16, ndf=2)
+
+    def features(self, seen):
+        return self.inner.features(seen)
+
+    def match(self, features, cond):
+        return self.inner.match(features, cond)
+
+    def forward(self, seen, cond):
+        return self.inner(seen, cond)
+
+
+@pytest.mark.parametrize("penalty", ["joint", "two-step"])
+def test_the_penalty_is_taken_by_what_the_discriminator_sees(penalty):
+    """With an encoder that halves and triples, the step is that of pictures which were encoded before."""
+
+    def encoder(images):
+        return 3 * torch.nn.functional.avg_pool2d(images, 2)
+
+    def make(**options):
+        torch.manual_seed(0)
+        config = MatchingAwareConfig(penalty=penalty, lr_discriminator=1e-2)
+        generator = SSAGenerator(32, ngf=2, cond_dim=256, mask_channels=4)
+        return MatchingAwareStep(generator, OfHalfPictures(), lambda batch: torch.ones(8, 256), config, **options)
+
+    seen = make(encoder=encoder)
+    losses = run(seen, 1)[0]
+    judge = make().discriminator
+    images, cond = encoder(BATCHES[0]["image"]), torch.ones(8, 256)
+    if penalty == "joint":  # the other is on updated weights
+        expected = matching_aware_gradient_penalty(judge, images, cond)
+        torch.testing.assert_close(losses["penalty/matching_aware"], expected.detach())
+    assert losses["penalty/matching_aware"] > 0
+    before, after = make().generator.state_dict(), seen.generator.state_dict()
+    assert any(not torch.equal(value, after[key]) for key, value in before.items())
+
+
+def test_what_is_frozen_stays_as_it_is():
+    torch.manual_seed(0)
+    generator = SSAGenerator(32, ngf=2, mask_channels=4)
+    discriminator = MatchingAwareDiscriminator(32, ndf=2)
+    frozen = [*generator.blocks[0].parameters(), *discriminator.blocks[0].parameters()]
+    before = [p.requires_grad_(False).clone() for p in frozen]
+    moving = [generator.fc.weight, discriminator.from_image.weight]
+    starts = [p.detach().clone() for p in moving]
+    step = MatchingAwareStep(
+        generator, discriminator, lambda batch: torch.ones(8, 256), MatchingAwareConfig(penalty="two-step")
+    )
+    run(step)
+    assert all(torch.equal(p, value) for p, value in zip(frozen, before, strict=True))
+    assert not any(p.requires_grad or p.grad is not None for p in frozen)
+    kept = step.g_optimizer.state.keys() | step.d_optimizer.state.keys()
+    assert kept.isdisjoint(frozen)
+    assert kept.issuperset(moving)
+    assert all(not torch.equal(p, start) for p, start in zip(moving, starts, strict=True))
 
 
 def test_encoders_learn_without_words():

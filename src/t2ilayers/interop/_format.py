@@ -90,11 +90,11 @@ def need(state: State, key: str, dims: int) -> Tensor:
     return state[key]
 
 
-def count(state: State, pattern: str) -> int:
-    """How many numbers the pattern's group matches, as of blocks; at most 10."""
+def count(state: State, pattern: str, most: int = _MOST_BLOCKS) -> int:
+    """How many numbers the pattern's group matches, as of blocks; ValueError if there are too many."""
     numbers = {match[1] for key in state if (match := re.match(pattern, key))}
-    if len(numbers) > _MOST_BLOCKS:
-        raise ValueError(f"a checkpoint must have at most {_MOST_BLOCKS} blocks, got {len(numbers)}")
+    if len(numbers) > most:
+        raise ValueError(f"a checkpoint must have at most {most} blocks, got {len(numbers)}")
     return len(numbers)
 
 

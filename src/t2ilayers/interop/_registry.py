@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import nn
 
 from .._files import some
-from . import _biggan, _damsm, _mimicry, _spade, _text
+from . import _biggan, _damsm, _galip, _mimicry, _spade, _text
 from ._format import Format, Role, State
 
 FORMATS: tuple[Format, ...] = (
+    *_galip.FORMATS,  # before DF-GAN, whose blocks it has
     *_text.FORMATS,
     *_mimicry.FORMATS,
     *_biggan.FORMATS,

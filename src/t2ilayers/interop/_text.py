@@ -42,17 +42,19 @@ def _affine(module: nn.Module) -> dict[str, str]:
     return {"batch_norm2d.": "normalize.", **_mlps()}
 
 
-def _chain(affines: Sequence[str]) -> dict[str, str]:
+def names_of_chain(affines: Sequence[str]) -> dict[str, str]:
+    """Of affines in a row, by their published names."""
     names: dict[str, str] = {}
     for i, affine in enumerate(affines):
         names |= within(f"{affine}.", "", _mlps(f"gammas.{i}", f"betas.{i}"))
     return names
 
 
-def _of_2022(block: DFBlock) -> dict[str, str]:
+def names_of_block(block: DFBlock) -> dict[str, str]:
+    """Of a block of DF-GAN's code of 2022, and of GALIP."""
     names = {"c1.": "conv1.", "c2.": "conv2.", "c_sc.": "shortcut."}
     for fuse in ("fuse1", "fuse2"):
-        names |= within(f"{fuse}.", f"{fuse}.", _chain(("affine0", "affine1")))
+        names |= within(f"{fuse}.", f"{fuse}.", names_of_chain(("affine0", "affine1")))
     return names
 
 
@@ -61,8 +63,8 @@ def _of_2020(block: DFBlock) -> dict[str, str]:
     half = len(row) // 2
     return {
         "c1.": "conv1.", "c2.": "conv2.", "c_sc.": "shortcut.", "gamma": "gamma",
-        **within("", "fuse1.", _chain(row[:half])),
-        **within("", "fuse2.", _chain(row[half:])),
+        **within("", "fuse1.", names_of_chain(row[:half])),
+        **within("", "fuse2.", names_of_chain(row[half:])),
     }  # fmt: skip
 
 
@@ -70,7 +72,7 @@ def _df_generator(model: DFGenerator) -> dict[str, str]:
     of_2022 = model.version == "2022"
     names = {"fc.": "fc.", "to_rgb." if of_2022 else "conv_img.": "to_image."}
     for i, block in enumerate(cast(Sequence[DFBlock], model.blocks)):
-        block_names = _of_2022(block) if of_2022 else _of_2020(block)
+        block_names = names_of_block(block) if of_2022 else _of_2020(block)
         names |= within(f"GBlocks.{i}." if of_2022 else f"block{i}.", f"blocks.{i}.", block_names)
     return names
 
@@ -225,13 +227,13 @@ def _build_discriminator(state: State) -> MatchingAwareDiscriminator:
     return MatchingAwareDiscriminator(4 * 2**blocks, ndf, cond_dim, max_width=most, attention=attention)
 
 
-def _build_block(state: State, *, upsample: bool = True) -> DFBlock:
+def _build_block(state: State, *, upsample: bool = True, size: int | None = None) -> DFBlock:
     """A block of 2022, which upsamples, or of 2020, whose generator upsamples between blocks."""
     conv, of_2022 = need(state, "c1.weight", 4), f"fuse1.affine0.{_MLP}" in state
     mlp = need(state, f"fuse1.affine0.{_MLP}" if of_2022 else f"affine0.{_MLP}", 2)
     affines = 3 if f"affine4.{_MLP}" in state else 2
     return DFBlock(conv.shape[1], conv.shape[0], mlp.shape[1], None if of_2022 else mlp.shape[0],
-                   upsample=upsample and of_2022, affines=affines, gated=not of_2022)  # fmt: skip
+                   upsample=upsample and of_2022, size=size, affines=affines, gated=not of_2022)  # fmt: skip
 
 
 def _build_chain(state: State) -> DFAffineBlock:
@@ -287,7 +289,8 @@ FORMATS = (
     ),
     Format(
         role="layer", name="DF-GAN's block of 2022", kind=DFBlock, fits=lambda block: block.gamma is None,
-        knows=has("c1.weight", f"fuse1.affine0.{_MLP}"), build=_build_block, names=_of_2022, options=("upsample",),
+        knows=has("c1.weight", f"fuse1.affine0.{_MLP}"), build=_build_block, names=names_of_block,
+        options=("upsample", "size"),
     ),
     Format(
         role="layer", name="DF-GAN's block of 2020", kind=DFBlock,
@@ -296,7 +299,7 @@ FORMATS = (
     Format(
         role="layer", name="DF-GAN's affines", kind=DFAffineBlock,
         knows=has(f"affine0.{_MLP}", without=["c1.weight"]), build=_build_chain,
-        names=lambda block: _chain([f"affine{i}" for i in range(len(block.gammas))]),
+        names=lambda block: names_of_chain([f"affine{i}" for i in range(len(block.gammas))]),
     ),
     Format(
         role="layer", name="an affine", kind=ConditionalNorm2d, fits=lambda norm: norm.condition == "mlp",

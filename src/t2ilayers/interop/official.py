@@ -37,23 +37,30 @@ Source = str | os.PathLike[str] | Mapping[str, Tensor]
 def load_generator(source: Source, **untold: Any) -> nn.Module:
     """A generator with published weights, in evaluation mode; whose it is, its keys tell.
 
-    ========================  ================================================
-    file                      becomes
-    ========================  ================================================
-    SSA-GAN ``netG_E.pth``    :class:`~t2ilayers.SSAGenerator`
-    DF-GAN, 2022 and 2020     :class:`~t2ilayers.models.DFGenerator`
-    RAT-GAN ``netG_E.pth``    :class:`~t2ilayers.models.RATGenerator`
-    ========================  ================================================
+    =====================================  ====================================================
+    file                                   becomes
+    =====================================  ====================================================
+    SSA-GAN ``netG_E.pth``                 :class:`~t2ilayers.SSAGenerator`
+    DF-GAN of 2022 ``state_epoch_E.pth``   :class:`~t2ilayers.models.DFGenerator`
+    DF-GAN of 2020 ``netG_E.pth``          the same
+    RAT-GAN ``netG_E.pth``                 :class:`~t2ilayers.models.RATGenerator`
+    GALIP ``state_epoch_E.pth``            :class:`~t2ilayers.models.GALIPGenerator`
+    SPADE ``E_net_G.pth``                  :class:`~t2ilayers.models.SPADEGenerator`
+    BigGAN-PyTorch ``G.pth``, ``G_ema``    :class:`~t2ilayers.models.BigGANGenerator`
+    mimicry: cGAN-PD, SNGAN, SAGAN         :class:`~t2ilayers.models.ProjectionGenerator`
+    =====================================  ====================================================
 
     Args:
         source: a path, or a state dict such as ``fc.weight (128*ngf, z_dim)``, alone or as ``{"model": {"netG":
             state}}``.
-        untold: what keys and shapes cannot tell: ``affines=3`` for RAT-GAN's form of flowers.
+        untold: what keys and shapes cannot tell: ``affines=3`` for RAT-GAN's form of flowers, ``image_size`` and
+            ``upsampling`` of SPADE.
 
     Raises:
         ValueError: keys of no published generator, an unknown, missing or misshapen key, an option that the
             network does not have, or a file that is no state dict of tensors.
         FileNotFoundError: no such file.
+        ImportError: GALIP's generator holds a CLIP, and transformers (extra ``clip``) is not installed.
 
     Example:
         >>> from t2ilayers import SSAGenerator
@@ -70,7 +77,10 @@ def load_discriminator(source: Source, head: Source | None = None, **untold: Any
 
     SSA-GAN's, RAT-GAN's and DF-GAN's of 2020 are in one file, ``netD_E.pth``. DF-GAN's code of 2022 has two
     networks, ``netD`` and ``netC``, both in ``state_epoch_E.pth``. All become a
-    :class:`~t2ilayers.MatchingAwareDiscriminator`.
+    :class:`~t2ilayers.MatchingAwareDiscriminator`. GALIP's two become a
+    :class:`~t2ilayers.models.GALIPDiscriminator`, SPADE's ``E_net_D.pth`` a
+    :class:`~t2ilayers.models.MultiscaleDiscriminator`, BigGAN's ``D.pth`` a
+    :class:`~t2ilayers.models.BigGANDiscriminator`, mimicry's a :class:`~t2ilayers.models.ProjectionDiscriminator`.
 
     Args:
         source: a path, or a state dict such as ``conv_img.weight (ndf, 3, 3, 3)``, alone, as ``{"model": {"netD":
@@ -95,8 +105,8 @@ def load_layer(source: Source, **untold: Any) -> nn.Module:
     Args:
         source: a path, or a state dict whose keys begin within the block, such as ``c1.weight (C_out, C_in, 3,
             3)``.
-        untold: what keys and shapes cannot tell: ``upsample=False`` for a block of DF-GAN's code of 2022,
-            ``cond_dim`` for a head whose condition is not 256 long.
+        untold: what keys and shapes cannot tell: ``upsample=False`` or ``size`` for a block of DF-GAN's code
+            of 2022 or of GALIP, ``cond_dim`` for a head whose condition is not 256 long.
 
     Raises:
         ValueError, FileNotFoundError: as :func:`load_generator`.

@@ -1,8 +1,10 @@
 """Reference models made of the library's layers."""
 
 from .biggan import BigGANBlock, BigGANDeepBlock, BigGANDiscriminator, BigGANGenerator
+from .clip import BridgeBlock, CLIPAdapter, CLIPFeatures, CLIPImageEncoder, CLIPMapper
 from .dfgan import DFBlock, DFGenerator, GeneratorOutput
 from .discriminators import MatchingAwareDiscriminator
+from .galip import CLIPBlock, GALIPDiscriminator, GALIPGenerator
 from .patch import MultiscaleDiscriminator, PatchDiscriminator, PatchOutput
 from .projection import ProjectionBlock, ProjectionDiscriminator, ProjectionGenerator
 from .ratgan import RATGenerator, RecurrentCondition
@@ -15,8 +17,16 @@ __all__ = [
     "BigGANDeepBlock",
     "BigGANDiscriminator",
     "BigGANGenerator",
+    "BridgeBlock",
+    "CLIPAdapter",
+    "CLIPBlock",
+    "CLIPFeatures",
+    "CLIPImageEncoder",
+    "CLIPMapper",
     "DFBlock",
     "DFGenerator",
+    "GALIPDiscriminator",
+    "GALIPGenerator",
     "GeneratorOutput",
     "MatchingAwareDiscriminator",
     "MultiscaleDiscriminator",

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import DFAffineBlock, chain_parameters
@@ -48,14 +49,16 @@ class DFBlock(nn.Module):
         cond_dim: D, the length of the condition.
         hidden_dim: width of the MLPs; None takes the channels they modulate.
         upsample: whether ``y`` is twice as large as ``x``.
+        size: the side of ``y``, by nearest neighbour, where it is not twice that of ``x`` (GALIP).
         affines: in a row, in each of the two.
         gated: whether ``g`` is a learned scalar that starts at 0, as in the code of 2020; else it is 1.
         impl: see :func:`~t2ilayers.ops.masked_affine_norm`.
 
     Shapes:
         ``x (N, C_in, H, W)``, ``cond (N, D)`` or ``2 * affines`` of them, one for each affine. Returns
-        ``(N, C_out, s*H, s*W)``, s = 2 with ``upsample``, else 1. ``affines``: of both, where they were predicted
-        before, by :func:`~t2ilayers.layers.chain_parameters` with those of other blocks.
+        ``(N, C_out, s*H, s*W)``, s = 2 with ``upsample``, else 1, or ``(N, C_out, size, size)``. ``affines``: of
+        both, where they were predicted before, by :func:`~t2ilayers.layers.chain_parameters` with those of other
+        blocks.
 
     Source: arXiv 2008.05865, "UPBlock".
 
@@ -72,12 +75,14 @@ class DFBlock(nn.Module):
         hidden_dim: int | None = None,
         *,
         upsample: bool = True,
+        size: int | None = None,
         affines: int = 2,
         gated: bool = False,
         impl: Impl = "auto",
     ) -> None:
         super().__init__()
         self.upsample = upsample
+        self.size = size
         self.fuse1 = DFAffineBlock(in_channels, cond_dim, hidden_dim, affines=affines, impl=impl)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.fuse2 = DFAffineBlock(out_channels, cond_dim, hidden_dim, affines=affines, impl=impl)
@@ -100,14 +105,20 @@ class DFBlock(nn.Module):
     ) -> Tensor:
         fuses, conds = (self.fuse1, self.fuse2), split(cond)
         affine1, affine2 = chain_parameters(fuses, conds) if affines is None else affines
-        residual = self.conv1(self.fuse1(x, conds[0], upsample=2 if self.upsample else 1, affines=affine1))
+        doubled = self.upsample if self.size is None else x.shape[2] * 2 == x.shape[3] * 2 == self.size
+        residual = self.fuse1(x, conds[0], upsample=2 if doubled else 1, affines=affine1)
+        residual = self.conv1(residual if doubled else self._sized(residual))
         residual = self.fuse2(residual, conds[1], affines=affine2)
         residual = self.conv2(residual) if self.gamma is None else scaled_conv2d(residual, self.conv2, self.gamma)
         shortcut = self.shortcut(x)  # before upsampling, with which it commutes
-        return add_upsampled(shortcut, residual) if self.upsample else shortcut + residual
+        return add_upsampled(shortcut, residual) if doubled else self._sized(shortcut) + residual
+
+    def _sized(self, x: Tensor) -> Tensor:
+        """``x`` with :attr:`size` pixels a side."""
+        return x if self.size is None else F.interpolate(x, (self.size, self.size), mode="nearest")
 
     def extra_repr(self) -> str:
-        return f"upsample={self.upsample}"
+        return f"upsample={self.upsample}" if self.size is None else f"size={self.size}"
 
 
 def split(cond: Tensor | Sequence[Tensor]) -> tuple[Tensor | Sequence[Tensor], Tensor | Sequence[Tensor]]:
@@ -116,12 +127,17 @@ def split(cond: Tensor | Sequence[Tensor]) -> tuple[Tensor | Sequence[Tensor], T
     return (cond, cond) if isinstance(cond, Tensor) else (cond[:half], cond[half:])
 
 
-def through(blocks: Iterable[nn.Module], x: Tensor, conds: Sequence[Tensor | Sequence[Tensor]]) -> Tensor:
-    """``x`` after one :class:`DFBlock` after the other, each with its condition.
+def through(
+    blocks: Iterable[nn.Module],
+    x: Tensor,
+    conds: Sequence[Tensor | Sequence[Tensor]],
+    kind: type[nn.Module] = DFBlock,
+) -> Tensor:
+    """``x`` after one block after the other, each with its condition.
 
     The affines of all are predicted at once, but for blocks that must not be looked into before they are called.
     """
-    pairs = [(block, cond, is_plain(block, DFBlock)) for block, cond in zip(blocks, conds, strict=True)]
+    pairs = [(block, cond, is_plain(block, kind)) for block, cond in zip(blocks, conds, strict=True)]
     fuses: list[Any] = [fuse for block, _, plain in pairs if plain for fuse in (block.fuse1, block.fuse2)]
     predicted = iter(chain_parameters(fuses, [part for _, cond, plain in pairs if plain for part in split(cond)]))
     for block, cond, plain in pairs:

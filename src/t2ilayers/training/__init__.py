@@ -12,11 +12,12 @@ from .run import Run
 from .run_config import RunConfig
 from .signals import open_standard_streams, say
 from .ssagan import SSAGANStep, StepConfig
-from .text_image import DAMSM, TextImageLoss
+from .text_image import DAMSM, CLIPSimilarity, TextImageLoss
 
 __all__ = [
     "DAMSM",
     "EMA",
+    "CLIPSimilarity",
     "EncoderStep",
     "MatchingAwareConfig",
     "MatchingAwareStep",

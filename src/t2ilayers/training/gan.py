@@ -43,8 +43,9 @@ class MatchingAwareConfig:
         lr_discriminator: the same for the discriminator, above 0.
         mismatched: which caption a real picture is shown with and does not fit. "class-aware": see
             mismatched_pairs. Published code asks for no class: "shifted" is the next
-            picture's caption, for all but the last picture (SSA-GAN, RAT-GAN, DF-GAN of 2020), "rolled" the
-            caption of the picture before, for all (DF-GAN of 2022).
+            picture's caption, for all but the last picture (SSA-GAN, RAT-GAN, DF-GAN of 2020), "wrapped" the
+            same, and for the last picture the first caption (GALIP), "rolled" the caption of the picture before,
+            for all (DF-GAN of 2022).
         penalty: "joint" adds MA-GP to the discriminator's loss; "two-step" takes it as a second
             optimizer step on the updated weights, as the published code does.
         penalty_every: take MA-GP every so many iterations, at least 1, with so many times its weight (lazy
@@ -71,7 +72,7 @@ class MatchingAwareConfig:
 
     lr_generator: float = 1e-4
     lr_discriminator: float = 4e-4
-    mismatched: Literal["class-aware", "shifted", "rolled"] = "class-aware"
+    mismatched: Literal["class-aware", "shifted", "wrapped", "rolled"] = "class-aware"
     penalty: Literal["joint", "two-step"] = "joint"
     penalty_every: int = 1
     penalty_weight: float = 2.0
@@ -81,7 +82,7 @@ class MatchingAwareConfig:
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
-        self._check_choice("mismatched", ("class-aware", "shifted", "rolled"))
+        self._check_choice("mismatched", ("class-aware", "shifted", "wrapped", "rolled"))
         self._check_choice("penalty", ("joint", "two-step"))
         self._check_choice("precision", ("fp32", "bf16"))
         for name in ("lr_generator", "lr_discriminator"):
@@ -115,7 +116,8 @@ class MatchingAwareStep(Generic[ConfigT]):
     The order: discriminator on real, mismatched and fake pairs and its penalty; generator against the updated
     discriminator; average. Real pictures go through the discriminator once, for matched and mismatched pairs and,
     in float32, the joint penalty. Mismatched pairs never share class or caption (see
-    :func:`~t2ilayers.losses.mismatched_pairs`).
+    :func:`~t2ilayers.losses.mismatched_pairs`). Parameters that require no gradients when the step is made stay as
+    they are.
 
     Args:
         generator: ``generator(z, cond)`` returns a named tuple with ``images (N, 3, S, S)``, and
@@ -127,6 +129,9 @@ class MatchingAwareStep(Generic[ConfigT]):
             :class:`~t2ilayers.encoders.TextFeatures`, of which generator and discriminator see the sentence.
         config: see :class:`MatchingAwareConfig`. With a ``contrast_weight`` the discriminator has
             ``code(features) -> (N, D)`` too.
+        encoder: what the discriminator sees of pictures, where it does not see the pictures themselves: a frozen
+            ``encoder(images) -> (N, ...)``, differentiable, such as the maps of
+            :class:`~t2ilayers.models.CLIPImageEncoder` (GALIP). MA-GP is then taken with respect to that.
         text_image_loss: see :class:`TextImageLoss`; DF-GAN has none.
         processes: those that share a batch, which then is one that :meth:`Processes.join` returned; the
             generator's batch statistics become theirs.
@@ -163,6 +168,7 @@ class MatchingAwareStep(Generic[ConfigT]):
         condition: Callable[[Batch], Condition],
         config: ConfigT,
         *,
+        encoder: Callable[[Tensor], Tensor] | None = None,
         text_image_loss: TextImageLoss | None = None,
         processes: Processes | None = None,
     ) -> None:
@@ -175,9 +181,11 @@ class MatchingAwareStep(Generic[ConfigT]):
         self.discriminator: Any = discriminator
         self.condition = condition
         self.config = config
+        self.encoder = encoder
         self.text_image_loss = text_image_loss
         self.processes = Processes() if processes is None else processes
-        g, d, betas = generator.parameters(), discriminator.parameters(), (0.0, 0.9)
+        g, d = ([p for p in m.parameters() if p.requires_grad] for m in (generator, discriminator))
+        betas = (0.0, 0.9)
         self.g_optimizer = torch.optim.Adam(g, lr=config.lr_generator, betas=betas, fused=True)
         self.d_optimizer = torch.optim.Adam(d, lr=config.lr_discriminator, betas=betas, fused=True)
         self.ema: EMA[Any] = EMA(generator, config.ema)
@@ -199,23 +207,32 @@ class MatchingAwareStep(Generic[ConfigT]):
         z = self._noise(len(cond), device)
         with autocast(device, self.config.precision):
             fake = self.generator(self.processes.own(z), self.processes.own(cond)).images
-        losses = self._discriminator(batch, cond, fake.detach(), step)
-        losses |= self._generator(batch, given, cond, fake)
+            seen = self._seen(fake)
+        losses = self._discriminator(batch, cond, seen.detach(), step)
+        losses |= self._generator(batch, given, cond, fake, seen)
         self.ema.update(self.generator, step)
         return losses
 
     def _noise(self, count: int, device: torch.device) -> Tensor:
         return torch.randn(count, self.generator.z_dim, device=device)
 
+    def _seen(self, images: Tensor) -> Tensor:
+        """What the discriminator sees of pictures."""
+        return images if self.encoder is None else self.encoder(images)
+
     def _mismatched(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Pictures and, for each, a condition that is not its own."""
         if self.config.mismatched == "class-aware":
             return mismatched_pairs(batch["class_ids"], batch["tokens"])
         every = torch.arange(len(batch["class_ids"]), device=batch["class_ids"].device)
-        return (every[:-1], every[1:]) if self.config.mismatched == "shifted" else (every, every.roll(1))
+        if self.config.mismatched == "shifted":
+            return every[:-1], every[1:]
+        return every, every.roll(-1 if self.config.mismatched == "wrapped" else 1)
 
     def _discriminator(self, batch: Batch, cond: Tensor, fake: Tensor, step: int) -> dict[str, Tensor]:
-        config, images = self.config, batch["image"]
+        config = self.config
+        with torch.no_grad(), autocast(fake.device, config.precision):
+            images = self._seen(batch["image"])
         wrong_image, wrong_cond = self._mismatched(batch)
         # Every picture gets a condition; its own, left out below, where none of the batch mismatches.
         partner = torch.arange(len(cond), device=wrong_image.device).index_copy(0, wrong_image, wrong_cond)
@@ -261,7 +278,9 @@ class MatchingAwareStep(Generic[ConfigT]):
             codes = self.discriminator.code(features)
         return sentence_loss(self.processes.gather(codes), cond, batch["class_ids"]).total
 
-    def _generator(self, batch: Batch, given: Condition, cond: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def _generator(
+        self, batch: Batch, given: Condition, cond: Tensor, fake: Tensor, seen: Tensor
+    ) -> dict[str, Tensor]:
         further = self.text_image_loss
         judges = [*self.discriminator.parameters(), *(further.parameters() if further else ())]
         judges = [p for p in judges if p.requires_grad]
@@ -269,7 +288,7 @@ class MatchingAwareStep(Generic[ConfigT]):
             p.requires_grad_(False)
         try:
             with autocast(fake.device, self.config.precision):
-                features = self.discriminator.features(fake)
+                features = self.discriminator.features(seen)
                 logits = self.discriminator.match(features, self.processes.own(cond))
             losses = {"adversarial": hinge_generator_loss(self.processes.gather(logits))}
             total = losses["adversarial"]

@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..data import Batch
 from ..encoders import EncoderPair, TextFeatures
 from ..losses import damsm_loss
+from ..models import CLIPImageEncoder
 from .processes import Processes
 
 
@@ -55,3 +57,33 @@ class DAMSM:
         """The loss ``()`` of this process's pictures ``(n, 3, S, S)``, with ``text`` of the whole batch."""
         regions, code = map(self.processes.gather, self.encoders.image_encoder(fake))
         return damsm_loss(regions, code, text.words, text.sentence, batch["lengths"], batch["class_ids"]).total
+
+
+class CLIPSimilarity:
+    r"""How little generated pictures fit their sentences by a CLIP, a :class:`TextImageLoss`.
+
+    .. math:: -\frac1N \sum_n \cos(\mathrm{code}(I_n), e_n)
+
+    Args:
+        encoder: of the same CLIP as the sentences that the step is conditioned on.
+        weight: in the generator's loss, at least 0.
+        processes: those that share a batch.
+
+    Source: Tao et al., GALIP, arXiv 2301.12959, the generator's objective.
+    """
+
+    name = "clip"
+
+    def __init__(self, encoder: CLIPImageEncoder, weight: float = 4.0, processes: Processes | None = None) -> None:
+        self.encoder = encoder
+        self.weight = weight
+        self.processes = Processes() if processes is None else processes
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Those of the encoder."""
+        return list(self.encoder.parameters())
+
+    def __call__(self, fake: Tensor, sentence: Tensor, batch: Batch) -> Tensor:
+        """The loss ``()`` of this process's pictures ``(n, 3, S, S)``, with ``sentence (N, D)`` of all."""
+        code = self.processes.gather(self.encoder(fake).code)
+        return -F.cosine_similarity(code, sentence, dim=1).mean()
