@@ -9,7 +9,7 @@ SOURCES := PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)
 OLDEST := build/oldest
 OLDEST_TORCH := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: install test test-docs test-gpu test-oldest sanitize check cuda-check docs bench demo clean \
+.PHONY: install wheel test test-docs test-gpu test-oldest sanitize check cuda-check docs bench demo clean \
   bench-gpu bench-gpu-float32 bench-gpu-bfloat16 bench-gpu-others bench-gpu-model bench-gpu-model-bf16
 
 DEMO := runs/demo
@@ -21,6 +21,18 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+# The pure wheel, and on Linux one that carries the CPU's kernels, both in dist/. What libraries the latter needs of a
+# system decides its tag: the one that most machines take is made in the image manylinux_2_28 (release.yml). torch's
+# own libraries are those of the torch that is installed.
+wheel: install
+	rm -rf dist build/wheel
+	$(BIN)/python -m build --no-isolation --wheel
+	if [ "$$(uname)" = Linux ]; then \
+	  T2ILAYERS_WHEEL=platform $(BIN)/python -m build --no-isolation --wheel --outdir build/wheel && \
+	  PATH="$(CURDIR)/$(BIN):$$PATH" auditwheel repair --exclude 'libtorch*.so' --exclude libc10.so --wheel-dir dist \
+	    build/wheel/*.whl; \
+	fi
 
 test: install
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --quiet

@@ -52,6 +52,7 @@ def report() -> Iterator[tuple[str, str]]:
     yield "CUDA compiler", _answer(_compilers.find_compiler, "cuda")
     gpus = range(torch.cuda.device_count() if build.no_device("cuda") is None else 0)
     yield "GPUs", ", ".join(torch.cuda.get_device_name(i) for i in gpus) or "none"
+    yield "carried library", _answer(_carried)
     yield "cache", _answer(_cache.folder)
     yield "T2ILAYERS_BUILD", os.environ.get("T2ILAYERS_BUILD", "not set") + " (0 forbids compiling)"
     yield "CPU library", _answer(_library, "cpu")
@@ -66,6 +67,10 @@ def _answer(question: Callable[..., object], *args: str) -> str:
         return str(question(*args))
     except RuntimeError as error:
         return str(error).splitlines()[0]
+
+
+def _carried() -> object:
+    return build.find_carried() or "none; wheels for one platform bring one"
 
 
 def _library(device: str) -> object:

@@ -161,6 +161,53 @@ def test_what_is_built_is_found_until_something_it_is_made_of_changes(tiny, monk
     assert build.why_not("cpu") is None  # it loads
 
 
+def carry(workshop, monkeypatch):
+    """Gives the installation a library, as a wheel for one platform does, and leaves the cache empty."""
+    library = build.build()
+    place = workshop.sources.parent / "libraries"
+    place.mkdir()
+    carried = library.rename(place / f"{build.carried_key()}-{library.stem.rpartition('-')[2]}.so")
+    monkeypatch.setattr(build, "_CARRIED", place)
+    return carried
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("T2ILAYERS_BUILD", "0"), ("CXX", "/nonexistent"), ("CXX", "c++ -g")]
+)
+def test_the_library_that_an_installation_carries_is_used_by_any_compiler_and_by_none(
+    tiny, monkeypatch, variable, value
+):
+    carried = carry(tiny, monkeypatch)
+    compiled = tiny.compilations()
+    monkeypatch.setenv(variable, value)
+    assert build.find("cpu") == build.build() == carried
+    monkeypatch.setattr(torch, "__version__", "3.0.0")  # a later torch
+    assert build.find("cpu") == carried
+    assert tiny.compilations() == compiled
+    assert build.why_not("cpu") is None  # it loads
+    (tiny.sources / "common.h").write_text("#define NUMBER 3\n")
+    monkeypatch.delenv(variable)
+    assert build.find("cpu") is None  # of other sources
+
+
+def test_a_carried_library_that_others_could_change_is_not_loaded(tiny, monkeypatch):
+    carried = carry(tiny, monkeypatch)
+    carried.parent.chmod(0o777)
+    assert build.find("cpu") is None
+    assert "carried library" in dict(doctor.report())
+    assert dict(doctor.report())["carried library"].startswith(f"{carried.parent} can be written by others")
+    with monkeypatch.context() as patch:
+        patch.setenv("T2ILAYERS_BUILD", "0")
+        with pytest.raises(RuntimeError, match=r"can be written by others.*; install t2ilayers into a folder"):
+            build.build()
+    compiled = build.build()
+    assert compiled.parent == tiny.cache
+    carried.parent.chmod(0o755)
+    assert build.find("cpu") == carried
+    carried.write_bytes(carried.read_bytes()[:-1])
+    assert build.find("cpu") == compiled
+
+
 def test_a_builder_that_is_killed_leaves_nothing_in_the_way(tiny, tmp_path):
     (tiny.sources / "two.cpp").unlink()
     started, never = tmp_path / "started", tmp_path / "never"

@@ -206,9 +206,7 @@ def test_a_cache_that_cannot_be_used_is_named(tmp_path, monkeypatch, how):
         "below a file": tmp_path / "file" / "a",
     }
     monkeypatch.setenv("XDG_CACHE_HOME", str(place[how]))
-    with pytest.raises(
-        RuntimeError, match=r"^the cache folder .*t2ilayers cannot be used \(.*\); set XDG_CACHE_HOME"
-    ):
+    with pytest.raises(RuntimeError, match=r"^the folder .*t2ilayers cannot be used \(.*\); set XDG_CACHE_HOME"):
         _cache.make("name", fail)
 
 

@@ -21,10 +21,10 @@ ROOT = Path(__file__).parents[2]
 RUNTIME = {"torch", "numpy", "einops", "safetensors", "typing-extensions"}
 
 
-def make(source, target, *kinds, epoch="1700000000"):
+def make(source, target, *kinds, epoch="1700000000", wheel=""):
     """The files that the build backend makes of the tree ``source``."""
     command = [sys.executable, "-m", "hatchling", "build", "-d", str(target), *(f"-t{kind}" for kind in kinds)]
-    dated = os.environ | {"SOURCE_DATE_EPOCH": epoch}
+    dated = os.environ | {"SOURCE_DATE_EPOCH": epoch, "T2ILAYERS_WHEEL": wheel}
     subprocess.run(command, cwd=source, check=True, capture_output=True, env=dated)
     return sorted(target.iterdir())
 
@@ -98,12 +98,27 @@ def test_twine_finds_nothing_to_mend(built):
 
 
 @pytest.fixture(scope="module")
-def installed(built, tmp_path_factory):
-    """Runs Python code where the wheel is installed, beside this environment's torch but not its t2ilayers."""
-    folder = tmp_path_factory.mktemp("venv")
+def platform_wheel(tmp_path_factory):
+    """The wheel with the library, and what auditwheel makes of it."""
+    if sys.platform != "linux" or build.why_not("cpu") is not None:
+        pytest.skip("made on Linux, by a compiler")
+    folder = tmp_path_factory.mktemp("platform")
+    (wheel,) = make(ROOT, folder / "made", "wheel", wheel="platform")
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    subprocess.run(
+        [*(sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", str(folder / "tagged"), str(wheel)),
+         *("--exclude", "libtorch*.so", "--exclude", "libc10.so")],
+        check=True, capture_output=True, env=os.environ | {"PATH": programs},
+    )  # fmt: skip
+    (tagged,) = (folder / "tagged").iterdir()
+    return wheel, tagged
+
+
+def install(wheel, folder):
+    """Installs a wheel; returns where, and what runs Python code beside this torch, without this t2ilayers."""
     venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
-    install = ["install", "--quiet", "--no-index", "--no-deps", str(built[1])]
+    install = ["install", "--quiet", "--no-index", "--no-deps", str(wheel)]
     subprocess.run([sys.executable, "-m", "pip", "--python", str(python), *install], check=True)
     (packages,) = (folder / "lib").glob("python*/site-packages")
     # Folders named in a .pth file come last, and .pth files in them, such as the editable install's, do not count.
@@ -116,6 +131,11 @@ def installed(built, tmp_path_factory):
         return result.stdout
 
     return packages, run
+
+
+@pytest.fixture(scope="module")
+def installed(built, tmp_path_factory):
+    return install(built[1], tmp_path_factory.mktemp("venv"))
 
 
 def test_an_installed_wheel_imports_itself_and_loads_little_besides_torch(installed):
@@ -133,6 +153,39 @@ print(*sorted(name for name in set(sys.modules) - before if not name.startswith(
     packages_loaded = {name.partition(".")[0] for name in besides.split()} - set(sys.stdlib_module_names)
     assert packages_loaded <= {"torch", "einops", "numpy"}
     assert not re.search(r"torch\.(_dynamo|_inductor|export|onnx|utils\.cpp_extension)", besides)
+
+
+def contents(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        files = [name for name in archive.namelist() if ".dist-info/" not in name and not name.endswith("/")]
+        return {name: archive.read(name) for name in files}
+
+
+def test_a_wheel_for_a_platform_is_the_pure_one_and_one_library(built, platform_wheel):
+    wheel, tagged = platform_wheel
+    assert "-py3-none-linux_" in wheel.name
+    assert "-py3-none-manylinux_2_" in tagged.name  # what it needs of a system is what such systems have
+    pure, carrying = contents(built[1]), contents(tagged)
+    (library,) = set(carrying) - set(pure)
+    assert carrying == pure | {library: carrying[library]}
+    assert carrying == contents(wheel)
+    assert Path(library).parent == Path("t2ilayers/ops/libraries")
+    assert Path(library).stem.endswith(hashlib.sha256(carrying[library]).hexdigest()[:16])
+
+
+def test_a_wheel_for_a_platform_computes_without_compiler_and_cache(platform_wheel, tmp_path):
+    packages, run = install(platform_wheel[1], tmp_path / "venv")
+    code = """
+import os
+os.environ.update(PATH="", XDG_CACHE_HOME="/nonexistent")
+import torch
+from t2ilayers.ops import build, masked_affine_norm
+print(build.find("cpu"))
+x, gamma, beta = torch.randn(2, 4, 8, 8), torch.randn(2, 4), torch.randn(2, 4)
+y, expected = (masked_affine_norm(x, gamma, beta, impl=impl) for impl in ("native", "reference"))
+torch.testing.assert_close(y, expected)
+"""
+    assert Path(run(code).strip()).parent == packages / "t2ilayers" / "ops" / "libraries"
 
 
 @pytest.mark.skipif(build.why_not("cpu") is not None, reason="no native kernels here")

@@ -32,19 +32,22 @@ def folder() -> Path:
     return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "t2ilayers"
 
 
-def find(name: str) -> Path | None:
-    """The whole library whose file begins with ``name``, which may hold wildcards.
+_REMEDY = "set XDG_CACHE_HOME to a folder that is yours alone"
+
+
+def find(name: str, place: Path | None = None, remedy: str = _REMEDY) -> Path | None:
+    """The whole library whose file begins with ``name``, which may hold wildcards, in the cache or another place.
 
     Raises:
-        RuntimeError: it or its folder could be changed by others, or the folder cannot be read.
+        RuntimeError: it or its folder could be changed by others, or the folder cannot be read; says ``remedy``.
     """
-    cache = folder()
-    with _explained(cache):
-        for path in sorted(cache.glob(f"{name}-*.so")):
+    place = place or folder()
+    with _explained(place, remedy):
+        for path in sorted(place.glob(f"{name}-*.so")):
             if path.is_symlink() or not path.is_file():  # opening a pipe would wait for its other end
                 continue
-            _check_only_ours(cache)
-            _check_only_ours(path)
+            _check_only_ours(place, remedy)
+            _check_only_ours(path, remedy)
             if path.stem.endswith(f"-{_digest(path.read_bytes())}"):
                 return path
     return None
@@ -57,10 +60,10 @@ def make(name: str, work: Callable[[Path], bytes]) -> Path:
         RuntimeError: others could change the folder, or it cannot be written.
     """
     cache = folder()
-    with _explained(cache):
+    with _explained(cache, _REMEDY):
         for missing in [path for path in (*reversed(cache.parents), cache) if not path.exists()]:
             missing.mkdir(mode=0o700, exist_ok=True)
-        _check_only_ours(cache)
+        _check_only_ours(cache, _REMEDY)
         with _locked(cache / f"{name}.lock"):
             if path := find(name):
                 return path
@@ -78,13 +81,11 @@ def make(name: str, work: Callable[[Path], bytes]) -> Path:
 
 
 @contextmanager
-def _explained(cache: Path) -> Iterator[None]:
+def _explained(place: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RuntimeError(
-            f"the cache folder {cache} cannot be used ({error.strerror}); set XDG_CACHE_HOME to one that can"
-        ) from error
+        raise RuntimeError(f"the folder {place} cannot be used ({error.strerror}); {remedy}") from error
 
 
 @contextmanager
@@ -102,7 +103,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _check_only_ours(path: Path) -> None:
+def _check_only_ours(path: Path, remedy: str) -> None:
     """RuntimeError if anyone but this user and root could change what is at a path, or lead it elsewhere.
 
     Whoever can write to a folder can replace what is in it, also after this check. So every folder and link on the
@@ -114,7 +115,7 @@ def _check_only_ours(path: Path) -> None:
         status = here.lstat()
         sticky = status.st_mode & stat.S_ISVTX and ahead
         if status.st_uid not in (0, os.geteuid()):
-            raise RuntimeError(_refusal(here, f"belongs to another user ({status.st_uid})"))
+            raise RuntimeError(_refusal(here, f"belongs to another user ({status.st_uid})", remedy))
         if stat.S_ISLNK(status.st_mode):
             links += 1
             if links > 40:
@@ -125,14 +126,11 @@ def _check_only_ours(path: Path) -> None:
         elif not sticky and (
             status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and not _is_private(status.st_gid))
         ):
-            raise RuntimeError(_refusal(here, "can be written by others"))
+            raise RuntimeError(_refusal(here, "can be written by others", remedy))
 
 
-def _refusal(path: Path, why: str) -> str:
-    return (
-        f"{path} {why}, and a library's code runs where it is loaded; set XDG_CACHE_HOME to a folder that is "
-        f"yours alone"
-    )
+def _refusal(path: Path, why: str, remedy: str) -> str:
+    return f"{path} {why}, and a library's code runs where it is loaded; {remedy}"
 
 
 def _is_private(group: int) -> bool:

@@ -3,7 +3,8 @@
 There are two libraries: "cpu" defines the ops and their CPU kernels, "cuda" adds CUDA kernels to the same ops.
 ``torch.utils.cpp_extension`` makes them of the sources in ``csrc`` against torch's stable ABI, in a process of its
 own (``_compile.py``), with ninja where it is installed. A library's name carries a key of all that it is made of,
-so a stale one is never loaded.
+so a stale one is never loaded. A wheel for one platform carries the CPU library ready-made, in the folder
+``libraries`` beside this file, for every torch whose ABI it was made for.
 
 The environment variable ``T2ILAYERS_BUILD=0`` forbids compiling; libraries built before are still used.
 ``XDG_CACHE_HOME``, ``CXX``, ``CUDA_HOME`` and ``MAX_JOBS``, how many files ninja compiles at once, have their
@@ -31,6 +32,7 @@ ARCHITECTURES = (80, 90, 100)
 
 _SOURCES = Path(__file__).parent / "csrc"
 _COMPILE = Path(__file__).parent / "_compile.py"
+_CARRIED = Path(__file__).parent / "libraries"  # of a wheel for one platform; see hatch_build.py
 _LIMIT = 900.0  # seconds for compiling one library; the CPU's takes a minute
 _SUFFIX = {"cpu": ".cpp", "cuda": ".cu"}  # every other file of the tree counts as a header of both
 _DEFINES = ("-DTORCH_TARGET_VERSION=0x020b000000000000",)  # torch 2.11 and later
@@ -125,18 +127,43 @@ def find(device: str, *, architectures: Sequence[int] | None = None) -> Path | N
     if device not in _SUFFIX:
         raise RuntimeError(no_device(device))
     problem = None
+    sources = _read_sources(device)
+    if device == "cpu":
+        try:
+            if path := find_carried(sources):
+                return path
+        except RuntimeError as error:
+            problem = error
     try:
         _check_allowed()
-        compiler = find_compiler(device).key
+        compiler, problem = find_compiler(device).key, None
     except RuntimeError as error:
-        problem, compiler = error, "*"  # nothing to compile anew with, so any compiler's work will do
-    sources = _read_sources(device)
+        # Nothing to compile anew with, so any compiler's work will do.
+        problem, compiler = problem or error, "*"
     for wanted in _wanted(device, architectures):
         if path := _cache.find(f"{_key(device, sources, wanted)}-{compiler}"):
             return path
     if problem is not None:
         raise problem
     return None
+
+
+def find_carried(sources: dict[str, bytes] | None = None) -> Path | None:
+    """The CPU library that this installation came with, or None.
+
+    Raises:
+        RuntimeError: others could change it, or the folder cannot be read.
+    """
+    return _cache.find(carried_key(sources), _CARRIED, "install t2ilayers into a folder that is yours alone")
+
+
+def carried_key(sources: dict[str, bytes] | None = None) -> str:
+    """The name of the CPU library in a wheel, but for the digest of its bytes at the end.
+
+    Neither torch's version nor the compiler's is in it: the library is made to run with every later torch.
+    """
+    how = (_FLAGS["cpu"], _LINK["cpu"])
+    return f"t2ilayers_cpu-{digest((sources or _read_sources('cpu'), how, sys.platform, platform.machine()))}"
 
 
 def load_library(path: Path) -> None:
