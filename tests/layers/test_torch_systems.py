@@ -108,6 +108,26 @@ def test_many_gradients_at_once(name, training):
             assert_equal(a, b)
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_norms_of_all_gradients_have_gradients(name, training):
+    """As a penalty on the gradients of parameters takes them, or one step of gradient descent inside another."""
+    module, again = (make(name).train(training) for _ in range(2))
+
+    def gradients(y, given, parameters):
+        wanted = [t for t in (*given, *parameters) if t.requires_grad]
+        slopes = torch.autograd.grad(y.square().sum(), wanted, create_graph=True)
+        norm = sum(slope.square().sum() for slope in slopes)
+        return torch.autograd.grad(norm, wanted, materialize_grads=True)
+
+    given, same = inputs(name), inputs(name)
+    found = gradients(first(module(*given)), given, module.parameters())
+    expected = gradients(written(again, *same), same, again.parameters())
+    scale = max(float(right.abs().max()) for right in expected)
+    for a, b in zip(found, expected, strict=True):  # the bias before a batch norm has rounding only
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10 * scale)
+
+
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_made_on_the_meta_device_and_reset_it_is_a_fresh_layer(name):
     build = SUBJECTS[name][0]
