@@ -9,7 +9,8 @@ from .patch import MultiscaleDiscriminator, PatchDiscriminator, PatchOutput
 from .projection import ProjectionBlock, ProjectionDiscriminator, ProjectionGenerator
 from .ratgan import RATGenerator, RecurrentCondition
 from .spade import SPADEBlock, SPADEGenerator
-from .ssagan import SSAGAN, SSAGANConfig, SSAGenerator, SSAGeneratorOutput
+from .ssa_generator import SSAGenerator, SSAGeneratorOutput
+from .ssagan import SSAGAN, SSAGANConfig
 
 __all__ = [
     "SSAGAN",
