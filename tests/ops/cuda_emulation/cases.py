@@ -285,7 +285,8 @@ def run(
 
     def call(function: Callable[..., bytes | None], bytes_of: Callable[..., int], arguments: Any) -> None:
         pointers = ctypes.byref(problem), ctypes.byref(arguments)
-        scratch = ctypes.c_void_p(buffers.new("scratch", bytes_of(*pointers)))  # NaN
+        name = f"scratch {len(buffers.memory)}"  # the one before stays, with its guards
+        scratch = ctypes.c_void_p(buffers.new(name, bytes_of(*pointers)))  # NaN
         error = function(*pointers, scratch, order)
         assert error is None, error
 
