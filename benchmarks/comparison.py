@@ -22,7 +22,6 @@ import argparse
 import itertools
 import json
 import shlex
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -97,21 +96,17 @@ def measure_time(data: str, variants: Sequence[str]) -> None:
         calls[variant] = several
     table = time_in_turn(calls, "cpu", seconds=6, rounds=5)
     path = RESULTS / f"comparison_{data}_time.json"
-    record = json.loads(path.read_text()) if path.exists() else {}
+    times = json.loads(path.read_text())["times"] if path.exists() else {}
     for variant, row in table.items():
         seconds = row["median_ms"] / 1e3 / 4
         steps = round(60 * DATA[data][2] / seconds)
-        record[variant] = environment("cpu") | {
-            "minutes": DATA[data][2],
-            "seconds_per_step": seconds,
-            "steps": steps,
-        }
+        times[variant] = {"seconds_per_step": seconds, "steps": steps, "environment": environment("cpu")}
         print(f"{variant}: {seconds:.3f} s for a step, {steps} steps")
-    write(path.stem, record)
+    write(path.stem, {"minutes": DATA[data][2], "times": times})
 
 
 def run(data: str, variant: str, seed: int) -> None:
-    steps = json.loads((RESULTS / f"comparison_{data}_time.json").read_text())[variant]["steps"]
+    steps = json.loads((RESULTS / f"comparison_{data}_time.json").read_text())["times"][variant]["steps"]
     out = folder_of(data, variant, seed)
     command = ["train", *flags_of(data, variant), "--steps", str(steps), "--seed", str(seed)]
     command += ["--sample-every", "1000000", "--save-every", "200", "--out", str(out)]
@@ -141,29 +136,25 @@ def measured(results: dict[str, Any], of: str, name: str = "") -> dict[str, floa
 
 
 def collect(data: str) -> None:
-    table: dict[str, Any] = {}
+    times = json.loads((RESULTS / f"comparison_{data}_time.json").read_text())
+    variants: dict[str, Any] = {}
     real: dict[str, float] = {}
     for variant in VARIANTS:
         runs: dict[str, dict[str, float]] = {}
-        for seed in range(3):
-            path = folder_of(data, variant, seed) / "evaluation.json"
-            if path.exists():
-                results = json.loads(path.read_text())
-                runs[str(seed)] = measured(results, "generated")
-                real |= measured(results, "real")
+        for path in sorted((RUNS / data).glob(f"{variant}_[0-9]*/evaluation.json")):
+            results = json.loads(path.read_text())
+            runs[path.parent.name.removeprefix(f"{variant}_")] = measured(results, "generated")
+            real |= measured(results, "real")
         if runs:
-            names = next(iter(runs.values()))
-            values = {name: [run[name] for run in runs.values()] for name in names}
-            table[variant] = {
-                "seeds": list(runs),
+            variants[variant] = {
                 "flags": shlex.join(flags_of(data, variant)),
-                "values": values,
-                "mean": {name: statistics.mean(each) for name, each in values.items()},
-                "spread": {name: max(each) - min(each) for name, each in values.items()},
+                "steps": times["times"][variant]["steps"],
+                "seeds": list(runs),
+                "values": {name: [run[name] for run in runs.values()] for name in next(iter(runs.values()))},
             }
-    print(json.dumps({variant: row["mean"] for variant, row in table.items()}, indent=1))
-    times = json.loads((RESULTS / f"comparison_{data}_time.json").read_text())
-    write(f"comparison_{data}", environment("cpu") | {"time": times, "real": real, "table": table})
+    record = {"data": data, "minutes": times["minutes"], "real": real, "variants": variants}
+    print(json.dumps(record, indent=1))
+    write(f"comparison_{data}", {"environment": environment("cpu")} | record)
 
 
 def main() -> None:

@@ -267,6 +267,28 @@ def headline_table(heads: dict[str, dict[str, tuple[str, str, str]]], measures: 
     return table(["", *(name.replace("_", " ") for name in heads), "real pictures", "chance"], lines)
 
 
+def comparison(record: dict[str, Any]) -> Iterator[str]:
+    """A column per variant: the mean over seeds, and the least and most of them."""
+    variants = record["variants"]
+    seeds = max(len(variant["seeds"]) for variant in variants.values())
+    yield f"{record['minutes']} minutes of one core each, {seeds} seeds: the mean, the least and the most of them.\n"
+    names = list(dict.fromkeys(name for variant in variants.values() for name in variant["values"]))
+    lines = [["steps", *(str(variant["steps"]) for variant in variants.values()), ""]]
+    for name in names:
+        cells = [spread(variant["values"].get(name, [])) for variant in variants.values()]
+        real = record["real"].get(name)
+        lines.append([name.replace("_", " "), *cells, "" if real is None else f"{real:.3f}"])
+    yield table(["", *variants, "real pictures"], lines)
+    flags = "\n".join(f"- {name}: `t2ilayers train {variant['flags']}`" for name, variant in variants.items())
+    yield folded("The commands", f"{measured(record['environment'])}\n{flags}\n")
+
+
+def spread(values: list[float]) -> str:
+    if not values:
+        return ""
+    return f"{sum(values) / len(values):.3f} ({min(values):.3f}–{max(values):.3f})"
+
+
 def runs_section(records: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield table(
         ["run", "seconds", "device", "cores", "torch"],
@@ -288,7 +310,9 @@ def commands(records: dict[str, dict[str, Any]]) -> str:
 
 def page(results: Path) -> str:
     records = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
+    records = {name: record for name, record in records.items() if "times" not in record}  # see comparison.py
     timed = {name: record for name, record in records.items() if "rows" in record}
+    compared = {name: records.pop(name) for name in list(records) if "variants" in records[name]}
     runs = {name: record for name, record in records.items() if "flags" in record}
     evaluations = {name: record for name, record in records.items() if name not in timed and name not in runs}
     parts: list[str] = []
@@ -298,6 +322,8 @@ def page(results: Path) -> str:
         parts.append("## Speed\n\nNo timings have been recorded: `python benchmarks/op.py` writes them.\n")
     if evaluations:
         parts += ["## What trained models reach\n", *evaluations_section(evaluations)]
+    for record in compared.values():
+        parts += [f"## Generators and recipes compared, {record['data']}\n", *comparison(record)]
     if runs:
         parts += ["## Training runs\n", *runs_section(runs)]
     return "\n".join(parts)
