@@ -271,7 +271,7 @@ def comparison(record: dict[str, Any]) -> Iterator[str]:
     """A column per variant: the mean over seeds, and the least and most of them."""
     variants = record["variants"]
     seeds = max(len(variant["seeds"]) for variant in variants.values())
-    yield f"{record['minutes']} minutes of one core each, {seeds} seeds: the mean, the least and the most of them.\n"
+    yield f"{record['minutes']} minutes of one core each, {seeds} seeds: the mean, and the least and the most.\n"
     names = list(dict.fromkeys(name for variant in variants.values() for name in variant["values"]))
     lines = [["steps", *(str(variant["steps"]) for variant in variants.values()), ""]]
     for name in names:
