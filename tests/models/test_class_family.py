@@ -1,5 +1,7 @@
 """mimicry's GANs, BigGAN and SPADE: networks, blocks and layers against figures of the published modules."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -16,6 +18,8 @@ from t2ilayers.losses import (
     wasserstein_discriminator_loss,
 )
 from t2ilayers.models import (
+    BigGANBlock,
+    BigGANDeepBlock,
     BigGANDiscriminator,
     BigGANGenerator,
     GeneratorOutput,
@@ -239,6 +243,27 @@ def test_biggan_draws_between_classes():
     z, rows = torch.randn(2, 8), generator.classes.weight
     assert torch.equal(generator(z, rows[[0, 2]]).images, generator(z, torch.tensor([0, 2])).images)
     assert generator(z, rows[:2] / 2 + rows[1:] / 2).images.shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("kind", [BigGANBlock, BigGANDeepBlock])
+@pytest.mark.parametrize("hooked", ["norm", "conv"])
+def test_biggan_s_block_that_convolves_before_it_upsamples_is_the_one_that_is_called_in_order(kind, hooked):
+    torch.manual_seed(0)
+    block = kind(8, 4, cond_dim=5).double()
+    called, shapes = copy.deepcopy(block), []
+    part = called.get_submodule(f"{hooked}{2 if kind is BigGANDeepBlock else 1}")
+    part.register_forward_hook(lambda module, args, output: shapes.append(tuple(output.shape[2:])))
+    x, cond = torch.randn(2, 8, 16, 18).double(), torch.randn(2, 5).double()
+    y, expected = block(x, cond), called(x, cond)
+    assert shapes == [(32, 36)]
+    torch.testing.assert_close(y, expected)
+    y.square().sum().backward()
+    expected.square().sum().backward()
+    for (name, p), right in zip(block.named_parameters(), called.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, right.grad, msg=lambda text, name=name: f"{name}: {text}")
+    for (name, value), right in zip(block.named_buffers(), called.buffers(), strict=True):
+        torch.testing.assert_close(value, right, msg=lambda text, name=name: f"{name}: {text}")
+    torch.testing.assert_close(block.eval()(x, cond), called.eval()(x, cond))
 
 
 @pytest.mark.parametrize(("size", "z_dim", "width"), [(128, 120, 96), (256, 140, 96), (128, 126, 64)])

@@ -1,5 +1,7 @@
 """DF-GAN of 2022 and of 2020 and RAT-GAN against the figures of the published modules and training loops."""
 
+import copy
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from golden_family import assert_entry, counts, data, family, gauss, weights
 from t2ilayers.interop import official
 from t2ilayers.interop._registry import format_of
 from t2ilayers.losses import hinge_discriminator_loss, matching_aware_gradient_penalty
-from t2ilayers.models import DFGenerator, MatchingAwareDiscriminator, RATGenerator
+from t2ilayers.models import DFBlock, DFGenerator, MatchingAwareDiscriminator, RATGenerator
 from t2ilayers.training import MatchingAwareConfig, MatchingAwareStep
 
 CASES = [("dfgan", "a"), ("dfgan", "b"), ("dfgan2020", "a"), ("ratgan", "a"), ("ratgan_flower", "a")]
@@ -217,3 +219,23 @@ def test_a_generator_out_and_in_again(version):
     loaded = official.load_generator({"model": {"netG": official.export(model)}})
     assert (loaded.version, loaded.image_size, loaded.z_dim, loaded.cond_dim) == (version, 32, 12, 10)
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("hooked", ["fuse1", "conv1"])
+def test_a_block_that_convolves_before_it_upsamples_is_the_block_that_is_called_in_order(hooked):
+    """From 16 px on, in training and with gradients; a hook leads to the order as it was published."""
+    torch.manual_seed(0)
+    block = DFBlock(6, 4, cond_dim=5).double()
+    for p in block.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    called, shapes = copy.deepcopy(block), []
+    part = called.get_submodule(hooked)
+    part.register_forward_hook(lambda module, args, output: shapes.append(tuple(output.shape)))
+    x, cond = torch.randn(2, 6, 16, 18).double(), torch.randn(2, 5).double()
+    y, expected = block(x, cond), called(x, cond)
+    assert shapes == [(2, 6 if hooked == "fuse1" else 4, 32, 36)]
+    torch.testing.assert_close(y, expected)
+    y.square().sum().backward()
+    expected.square().sum().backward()
+    for (name, p), right in zip(block.named_parameters(), called.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, right.grad, msg=lambda text, name=name: f"{name}: {text}")

@@ -18,6 +18,8 @@ from t2ilayers.ops._fast import (
     is_plain,
     joint_mlps,
     scaled_conv2d,
+    upsampled_conv2d,
+    upsamples,
 )
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -166,6 +168,53 @@ def test_a_convolution_to_few_channels(memory_format, width, bias):
     assert torch.equal(few_channels_conv2d(double, exact.weight, exact.bias), expected)
     for single, right in zip(grads(y, inputs), grads(expected, [double, *exact.parameters()]), strict=True):
         torch.testing.assert_close(single.double(), right, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (16, 17)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolution_of_an_upsampled_map(memory_format, height, width, bias):
+    x = torch.randn(2, 3, height, width).double().contiguous(memory_format=memory_format).requires_grad_()
+    conv = nn.Conv2d(3, 4, 3, padding=1, bias=bias).double().to(memory_format=memory_format)
+    inputs = [x, *conv.parameters()]
+    y = upsampled_conv2d(x, conv.weight, conv.bias)
+    expected = conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    for found, right in zip(grads(y, inputs), grads(expected, inputs), strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradgradcheck(
+        lambda x, weight: upsampled_conv2d(x, weight).square(), (x[:, :, :2, :2], conv.weight)
+    )
+
+
+def three_by_three(**options):
+    return nn.Conv2d(8, 8, 3, **{"padding": 1} | options)
+
+
+OTHERS = {
+    "kernel": three_by_three(padding=0), "stride": three_by_three(stride=2),
+    "padding": three_by_three(padding="same"), "dilation": three_by_three(dilation=2, padding=2),
+    "groups": three_by_three(groups=2), "border": three_by_three(padding_mode="reflect"),
+    "1x1": nn.Conv2d(8, 8, 1),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+def test_what_is_no_plain_convolution_that_keeps_the_size_is_called():
+    x = torch.zeros(1, 8, 16, 16)
+    assert upsamples(x, three_by_three())
+    assert upsamples(x.double(), three_by_three(bias=False).double())
+    for name, conv in OTHERS.items():
+        assert not upsamples(x, conv), name
+    for name, change in NOT_PLAIN.items():
+        conv = three_by_three()
+        change(conv)
+        assert not upsamples(x, conv), name
+    assert not upsamples(x[:, :, :15], three_by_three())
+    assert not upsamples(x.bfloat16(), three_by_three().bfloat16())
+    assert not upsamples(x.to("meta"), three_by_three(device="meta"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not upsamples(x, three_by_three())
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -63,5 +63,5 @@ class SelfAttention2d(nn.Module):
         key = F.max_pool2d(self.key(x), 2).flatten(2)  # (N, C/8, H*W/4)
         value = F.max_pool2d(self.value(x), 2).flatten(2)  # (N, C/2, H*W/4)
         weight = torch.softmax(query.mT @ key, dim=2)  # (N, H*W, H*W/4)
-        found = (value @ weight.mT).view(*value.shape[:2], *x.shape[2:])
+        found = (weight @ value.mT).mT.view(*value.shape[:2], *x.shape[2:])  # in this order no gradient is copied
         return x + self.gamma * self.out(found)

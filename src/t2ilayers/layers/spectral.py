@@ -72,7 +72,7 @@ class SpectralNorm(nn.Module):
             sigma = u @ (matrix @ v)
             if self.training:
                 self._keep(u, v, sigma.detach())
-            return weight / sigma
+            return weight * sigma.reciprocal()  # a quotient's derivative takes more passes over the weight
 
     def _keep(self, u: Tensor, v: Tensor, sigma: Tensor) -> None:
         self.u.copy_(u)

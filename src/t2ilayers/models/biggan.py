@@ -26,7 +26,7 @@ from ..layers import (
 )
 from ..layers._reset import reset_parts
 from ..ops import Impl
-from ..ops._fast import add_upsampled, fastest_layout
+from ..ops._fast import add_upsampled, fastest_layout, is_plain, upsampled_conv2d, upsamples
 from ._pictures import SpectralToPicture
 from ._residual import ResidualDiscriminator, attend, places
 from .dfgan import GeneratorOutput
@@ -63,6 +63,14 @@ def _norm(channels: int, cond_dim: int, condition: Condition, impl: Impl) -> Con
     if condition == "linear":
         norm.gamma, norm.beta = (SpectralLinear(cond_dim, channels, bias=False, **SPECTRAL) for _ in range(2))
     return norm
+
+
+def _upsampled(x: Tensor, cond: Tensor, norm: ConditionalBatchNorm2d, conv: SpectralConv2d) -> Tensor:
+    """``conv`` of ``norm`` of ``x``, twice as large."""
+    if upsamples(x, conv, SpectralConv2d) and is_plain(norm, ConditionalBatchNorm2d):
+        return upsampled_conv2d(norm(x, cond), conv.normalized_weight(), conv.bias)
+    y: Tensor = conv(norm(x, cond, upsample=2))
+    return y
 
 
 class BigGANBlock(nn.Module):
@@ -116,7 +124,10 @@ class BigGANBlock(nn.Module):
             self.shortcut = convolution(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        residual = self.conv1(self.norm1(x, cond, upsample=2 if self.upsample else 1))
+        if self.upsample:
+            residual = _upsampled(x, cond, self.norm1, self.conv1)
+        else:
+            residual = self.conv1(self.norm1(x, cond))
         residual = self.conv2(self.norm2(residual, cond))
         shortcut: Tensor = self.shortcut(x)  # before upsampling, with which it commutes
         return add_upsampled(shortcut, residual) if self.upsample else shortcut + residual
@@ -176,7 +187,10 @@ class BigGANDeepBlock(nn.Module):
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         residual = self.conv1(self.norm1(x, cond))
-        residual = self.conv2(self.norm2(residual, cond, upsample=2 if self.upsample else 1))
+        if self.upsample:
+            residual = _upsampled(residual, cond, self.norm2, self.conv2)
+        else:
+            residual = self.conv2(self.norm2(residual, cond))
         residual = self.conv3(self.norm3(residual, cond))
         residual = self.conv4(self.norm4(residual, cond))
         kept = x[:, : self.out_channels]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..layers import DFAffineBlock, chain_parameters
 from ..layers._reset import reset_parts
 from ..ops import Impl
-from ..ops._fast import add_upsampled, fastest_layout, is_plain, scaled_conv2d
+from ..ops._fast import add_upsampled, fastest_layout, is_plain, scaled_conv2d, upsampled_conv2d, upsamples
 from ..ops._torch import exportable
 from ._pictures import ToPicture, check_image_size
 
@@ -106,8 +106,12 @@ class DFBlock(nn.Module):
         fuses, conds = (self.fuse1, self.fuse2), split(cond)
         affine1, affine2 = chain_parameters(fuses, conds) if affines is None else affines
         doubled = self.upsample if self.size is None else x.shape[2] * 2 == x.shape[3] * 2 == self.size
-        residual = self.fuse1(x, conds[0], upsample=2 if doubled else 1, affines=affine1)
-        residual = self.conv1(residual if doubled else self._sized(residual))
+        later = doubled and upsamples(x, self.conv1) and is_plain(self.fuse1, DFAffineBlock)
+        residual = self.fuse1(x, conds[0], upsample=2 if doubled and not later else 1, affines=affine1)
+        if later:
+            residual = upsampled_conv2d(residual, self.conv1.weight, self.conv1.bias)
+        else:
+            residual = self.conv1(residual if doubled else self._sized(residual))
         residual = self.fuse2(residual, conds[1], affines=affine2)
         residual = self.conv2(residual) if self.gamma is None else scaled_conv2d(residual, self.conv2, self.gamma)
         shortcut = self.shortcut(x)  # before upsampling, with which it commutes
