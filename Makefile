@@ -9,7 +9,7 @@ SOURCES := PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)
 OLDEST := build/oldest
 OLDEST_TORCH := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: install wheel test test-docs test-gpu test-oldest sanitize check cuda-check docs bench demo clean \
+.PHONY: install wheel test test-slow test-docs test-gpu test-oldest sanitize check cuda-check docs bench demo clean \
   bench-gpu bench-gpu-float32 bench-gpu-bfloat16 bench-gpu-others bench-gpu-model bench-gpu-model-bf16
 
 DEMO := runs/demo
@@ -36,6 +36,10 @@ wheel: install
 
 test: install
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --quiet
+
+# What takes half a minute by itself.
+test-slow: install
+	$(BIN)/pytest --quiet -m slow
 
 # The site, in site/: diagrams drawn, tables and plots made of benchmarks/results, then mkdocs.
 docs: .venv/installed-docs

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import shutil
 import warnings
 
 import pytest
@@ -45,6 +46,23 @@ def test_exported_with_any_batch_saved_and_loaded(name, training):
     assert_equal(first(loaded(*more)), written(again, *more))
     for key, buffer in again.named_buffers():
         assert_equal(dict(loaded.named_buffers())[key], buffer)
+
+
+@pytest.mark.slow  # C++ of a whole network: half a minute
+@pytest.mark.skipif(shutil.which("c++") is None, reason="AOTInductor needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # torch.export's own
+@pytest.mark.parametrize("name", ["SSAGenerator", "MatchingAwareDiscriminator"])
+def test_compiled_ahead_of_time_with_any_batch(name, tmp_path):
+    module = make(name).eval()
+    given = tuple(t.detach() for t in inputs(name))
+    batch = {0: torch.export.Dim("batch", min=1, max=64)}
+    with torch.no_grad():
+        program = torch.export.export(module, given, dynamic_shapes=(batch, batch))
+        package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
+        compiled = torch._inductor.aoti_load_package(package)
+        for n in (1, 4, 6):
+            some = tuple(torch.cat([t, t.flip(0)])[:n] for t in given)
+            assert_equal(first(compiled(*some)), written(make(name).eval(), *some))
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
