@@ -44,6 +44,7 @@ test-slow: install
 # The site, in site/: diagrams drawn, tables and plots made of benchmarks/results, then mkdocs.
 docs: .venv/installed-docs
 	$(BIN)/python docs/tools/diagrams.py build/docs
+	$(BIN)/python docs/tools/pictures.py build/docs
 	$(BIN)/python docs/tools/benchmarks.py benchmarks/results build/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
