@@ -23,7 +23,16 @@ from t2ilayers.layers import (
     SPADE2d,
     SpectralConv2d,
 )
-from t2ilayers.models import BigGANBlock, DFBlock, DFGenerator, ProjectionBlock, RATGenerator, SPADEBlock
+from t2ilayers.models import (
+    BigGANBlock,
+    BridgeBlock,
+    CLIPBlock,
+    DFBlock,
+    DFGenerator,
+    ProjectionBlock,
+    RATGenerator,
+    SPADEBlock,
+)
 
 
 def x(n=4, c=6, side=4):
@@ -71,6 +80,10 @@ SUBJECTS = {
         lambda: SSAGenerator(16, ngf=2, z_dim=6, cond_dim=5, mask_channels=3), lambda: (torch.randn(4, 6), cond())
     ),
     "DFBlock": (lambda: DFBlock(6, 4, 5), lambda: (x(), cond())),
+    "DFBlock, convolved first": (lambda: DFBlock(3, 2, 5), lambda: (x(c=3, side=16), cond())),
+    "DFBlock of a given size": (lambda: DFBlock(6, 4, 5, size=7), lambda: (x(), cond())),
+    "BridgeBlock": (lambda: BridgeBlock(6, 3, 4, 5), lambda: (x(), cond())),
+    "CLIPBlock": (lambda: CLIPBlock(6, 6), lambda: (x(), x())),
     "DFBlock of 2020": (lambda: DFBlock(6, 6, 5, 7, upsample=False, gated=True), lambda: (x(), cond())),
     "DFGenerator": (lambda: DFGenerator(16, ngf=2, z_dim=6, cond_dim=5), lambda: (torch.randn(4, 6), cond())),
     "RATGenerator": (lambda: RATGenerator(16, ngf=1, z_dim=6, cond_dim=5), lambda: (torch.randn(4, 6), cond())),

@@ -17,7 +17,16 @@ from t2ilayers.layers import (
     SelfAttention2d,
     SPADE2d,
 )
-from t2ilayers.models import BigGANBlock, DFBlock, DFGenerator, ProjectionBlock, RATGenerator, SPADEBlock
+from t2ilayers.models import (
+    BigGANBlock,
+    BridgeBlock,
+    CLIPBlock,
+    DFBlock,
+    DFGenerator,
+    ProjectionBlock,
+    RATGenerator,
+    SPADEBlock,
+)
 
 ACTIVATIONS = {
     "none": lambda z, slope: z,
@@ -130,9 +139,21 @@ def df_block(block, x, cond):
     first, second = (
         (cond, cond) if isinstance(cond, torch.Tensor) else (cond[: len(cond) // 2], cond[len(cond) // 2 :])
     )
-    x = up(x) if block.upsample else x
+    if block.size is not None:
+        x = F.interpolate(x, (block.size, block.size), mode="nearest")
+    elif block.upsample:
+        x = up(x)
     residual = block.conv2(df_affine(block.fuse2, block.conv1(df_affine(block.fuse1, x, first)), second))
     return block.shortcut(x) + (residual if block.gamma is None else block.gamma * residual)
+
+
+def bridge_block(block, x, cond):
+    h = block.conv2(df_affine(block.fuse1, block.conv1(x), cond))
+    return block.shortcut(x) + df_affine(block.fuse2, h, cond)
+
+
+def clip_block(block, x, features):
+    return block.shortcut(x) + block.gamma * sequence(block.residual, x) + block.beta * features
 
 
 def df_generator(model, z, cond):
@@ -187,6 +208,8 @@ FORMULAS = {
     SPADEBlock: spade_block,
     AttentionMatchingHead: attention_head,
     DFBlock: df_block,
+    BridgeBlock: bridge_block,
+    CLIPBlock: clip_block,
     DFGenerator: df_generator,
     RATGenerator: rat_generator,
     SSAGenerator: generator,
