@@ -84,13 +84,12 @@ def measure(
     calls = {peer: both(generator, z, cond, weight) for peer, generator in generators.items()}
     peaks = {peer: peak_bytes(call, device) for peer, call in calls.items()}
     times = time_in_turn(calls, device, seconds=arguments.seconds, rounds=arguments.rounds)
-    row: dict[str, Any] = {"model": name, "image_size": size, "batch": arguments.batch, "width": arguments.width}
-    row |= {peer: times[peer] | {"peak_mib": peaks[peer] / 2**20} for peer in times}
-    row["faster"] = times["plain"]["median_ms"] / times["t2ilayers"]["median_ms"]
-    row["memory"] = peaks["t2ilayers"] / peaks["plain"]
-    said = "  ".join(f"{p} {row[p]['median_ms']:.0f} ms {row[p]['peak_mib']:.0f} MiB" for p in times)
-    print(f"{name}, {size} px: {said}  ({row['faster']:.2f}x, {row['memory']:.2f} of the memory)", flush=True)
-    return row
+    measured = {peer: times[peer] | {"peak_mib": peaks[peer] / 2**20} for peer in times}
+    faster = times["plain"]["median_ms"] / times["t2ilayers"]["median_ms"]
+    memory = peaks["t2ilayers"] / peaks["plain"]
+    said = "  ".join(f"{p} {measured[p]['median_ms']:.0f} ms {measured[p]['peak_mib']:.0f} MiB" for p in times)
+    print(f"{name}, {size} px: {said}  ({faster:.2f}x, {memory:.2f} of the memory)", flush=True)
+    return {"image_size": size, "batch": arguments.batch, "width": arguments.width, name: measured}
 
 
 def main() -> None:
@@ -114,8 +113,8 @@ def main() -> None:
     torch.manual_seed(0)
     record: dict[str, Any] = {"environment": environment(arguments.device), "rows": []}
     for make, size in ((text, arguments.size), (others, arguments.other_size)):
-        for name, peers in make(size, arguments.width, arguments.batch, arguments.device).items():
-            record["rows"].append(measure(name, peers, size, arguments))
+        for model, peers in make(size, arguments.width, arguments.batch, arguments.device).items():
+            record["rows"].append(measure(model, peers, size, arguments))
     print(write(arguments.out or f"family_{arguments.device}", record))
 
 

@@ -168,7 +168,8 @@ def timed_section(name: str, record: dict[str, Any]) -> Iterator[str]:
 def title(name: str) -> str:
     """``model_cuda_bf16`` as ``The whole model on a GPU, bf16``."""
     what, device, *more = [*name.split("_"), "", ""][:3]
-    subject = {"op": "The op", "model": "The whole model"}.get(what, what)
+    subjects = {"op": "The op", "model": "The whole model", "family": "Generators of the family"}
+    subject = subjects.get(what, what)
     return f"{subject} on a {device.replace('cuda', 'GPU').replace('cpu', 'CPU')}" + f", {more[0]}" * bool(more[0])
 
 
