@@ -24,7 +24,7 @@ from t2ilayers import SSAGAN, SSAGANConfig
 from t2ilayers.cli import app as module
 from t2ilayers.encoders import Vocabulary
 
-from chromium import chromium, emulate, why_no_browser
+from chromium import AppPage, chromium, emulate, why_no_browser
 
 SHOTS = os.environ.get("T2ILAYERS_SHOTS")  # a folder for pictures of the page, for people to look at
 RING = "a small blue ring"
@@ -108,6 +108,7 @@ def test_the_page_learns_the_stages_and_the_words(app):
     assert set(json.loads(content)["words"]) == {*FIRST.split(), "small", "blue", "ring"}
     assert json.loads(content)["captions"] == [FIRST, RING]  # not what the model has no words for
     assert ask(app, "GET", "/") == (200, module.PAGE.read_bytes())
+    assert ask(app, "GET", "/backend.mjs") == (200, module.BACKEND.read_bytes())
 
 
 @pytest.mark.parametrize(
@@ -263,6 +264,7 @@ def test_who_is_answered_follows_what_is_listened_at(app, model, host, answered,
     [
         ("GET / HTTP/1.1", 200),
         ("GET /model HTTP/1.1", 200),
+        ("GET /backend.mjs HTTP/1.1", 200),
         ("GET /nothing HTTP/1.1", 404),
         ("DELETE / HTTP/1.1", 501),
         ("HEAD / HTTP/1.1", 501),
@@ -383,71 +385,16 @@ def driver(tmp_path_factory):
         yield driver
 
 
-class Page:
-    """The page, freshly loaded, as a user has it."""
-
-    def __init__(self, driver, address):
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        self.driver = driver
-        self.wait = WebDriverWait(driver, 20)
-        driver.get_log("browser")
-        driver.get(address)
-        self.first = self.changed_from(None)
-
-    def find(self, selector):
-        return self.driver.find_element("css selector", selector)
-
-    def image(self):
-        return self.find("#image").get_attribute("src")
-
-    def changed_from(self, image):
-        """The picture, once it is another one."""
-        self.wait.until(lambda _: self.image() != image)
-        return self.image()
-
-    def console(self):
-        return self.driver.get_log("browser")
-
-    def write(self, text):
-        self.driver.execute_script("arguments[0].select()", self.find("#captions"))
-        self.driver.execute_cdp_cmd("Input.insertText", {"text": text})
-
-    def stage(self, number):
-        self.find(f"#stages button:nth-child({number})").click()
-
-    def stroke(self, start, stop):
-        """Draws a line; points are in parts of the mask's side."""
-        from selenium.webdriver import ActionChains
-
-        mask = self.find("#paint")
-        side = mask.size["width"]
-        (x, y), (to_x, to_y) = (((u - 0.5) * side, (v - 0.5) * side) for u, v in (start, stop))
-        actions = ActionChains(self.driver).move_to_element_with_offset(mask, x, y).click_and_hold()
-        actions.move_by_offset(to_x - x, to_y - y).release().perform()
-
-    def mask(self):
-        """The canvas, as a side and its grey values."""
-        script = """const painted = document.getElementById("paint"), side = painted.width;
-        const copy = new OffscreenCanvas(side, side).getContext("2d", {willReadFrequently: true});
-        copy.drawImage(painted, 0, 0);
-        return [...copy.getImageData(0, 0, side, side).data].filter((_, i) => i % 4 == 0);"""
-        values = np.array(self.driver.execute_script(script))
-        return values.reshape(2 * [round(len(values) ** 0.5)])
-
-
 @pytest.fixture
 def page(driver, app):
     emulate(driver, 1100)
-    return Page(driver, app.address)
+    return AppPage(driver, app.address)
 
 
 @in_a_browser
 def test_the_page_loads_with_a_picture_and_its_masks(page, app):
     pixels, masks = picture(app, seed=0)
-    shown = io.BytesIO(base64.b64decode(page.image().partition(",")[2]))
-    with Image.open(shown) as png:
-        assert np.array_equal(np.array(png), pixels)
+    assert np.array_equal(page.pixels(), pixels)
     for number, text in enumerate(masks, start=1):
         page.stage(number)
         assert np.array_equal(page.mask().flatten(), bytes_of(text))
@@ -531,7 +478,7 @@ def test_it_fits_the_window_and_follows_the_scheme(driver, app, width, scheme):
     emulate(driver, width)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    page = Page(driver, app.address)
+    page = AppPage(driver, app.address)
     page.write(f"{FIRST}\na small blue ring\na red ring\n{'b' * 80}")
     page.wait.until(lambda _: page.find("#wrong").text)
     script = "return [document.documentElement.scrollWidth, getComputedStyle(document.body).backgroundColor]"

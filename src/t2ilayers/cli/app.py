@@ -2,7 +2,8 @@
 
 t2ilayers app MODEL
 
-The page is app.html; Python's own server sends it, so that the browser is all that this needs besides `.[eval]`.
+The page is app.html; Python's own server sends it, so that the browser is all that this needs besides `.[eval]`. What
+it asks the server is in app.mjs: the documentation shows the same page, which there draws without a server.
 It answers the host that it serves and pages of its own: no other page in the browser, and no name that somebody
 points at this machine, can draw or read anything.
 """
@@ -40,16 +41,16 @@ from ..models import SSAGAN
 from ..training import say
 from ._script import read_flags, run_script
 
-PAGE = Path(__file__).with_suffix(".html")
+PAGE, BACKEND = (Path(__file__).with_suffix(suffix) for suffix in (".html", ".mjs"))
 MOST_BYTES = 4 * 2**20  # of a request; painted masks for 256 px are 0.1 MB
 MOST_SEED = 2**63 - 1
 MOST_CAPTION = 10_000  # characters
 MOST_MESSAGE = 600  # characters
 HEADERS = {
     "Cache-Control": "no-store",
-    # The page has its style and its script in it, and asks nobody but this server.
-    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src data:; script-src 'unsafe-inline';"
-    " style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    # The page has its style and most of its script in it, and asks nobody but this server.
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src data:; script-src 'self'"
+    " 'unsafe-inline'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -78,7 +79,7 @@ class Arguments:
 class App(ThreadingHTTPServer):
     """Draws one picture at a time, for whoever asks.
 
-    ``GET /`` is the page. ``GET /model`` says ``{"name": str, "size": S, "stages": [4, 8, ..., S], "words": [...],
+    ``GET /`` is the page, ``GET /backend.mjs`` its part that asks this server. ``GET /model`` says ``{"name": str, "size": S, "stages": [4, 8, ..., S], "words": [...],
     "captions": [...]}`` with captions to try. ``POST /picture`` takes ``{"caption": str, "seed": int,
     "truncation": number or null, "masks": [...]}`` to ``{"image": a PNG as data: address, "masks": [...]}``.
     Masks are one per stage, coarse to fine: base64 of one byte per pixel, 255 for 1, or in a request null where
@@ -270,6 +271,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         if self.path == "/":
             self.answer(HTTPStatus.OK, "text/html; charset=utf-8", PAGE.read_bytes())
+        elif self.path == "/backend.mjs":
+            self.answer(HTTPStatus.OK, "text/javascript; charset=utf-8", BACKEND.read_bytes())
         elif self.path == "/model":
             self.answer_json(HTTPStatus.OK, self.server.describe())
         else:
