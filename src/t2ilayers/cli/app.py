@@ -2,8 +2,8 @@
 
 t2ilayers app MODEL
 
-The page is app.html; Python's own server sends it, so that the browser is all that this needs besides `.[eval]`. What
-it asks the server is in app.mjs: the documentation shows the same page, which there draws without a server.
+The page is app.html; Python's own server sends it, so that the browser is all that this needs besides `.[eval]`.
+What it asks the server is in app.mjs: the documentation has the same page, which there draws without a server.
 It answers the host that it serves and pages of its own: no other page in the browser, and no name that somebody
 points at this machine, can draw or read anything.
 """
@@ -79,9 +79,10 @@ class Arguments:
 class App(ThreadingHTTPServer):
     """Draws one picture at a time, for whoever asks.
 
-    ``GET /`` is the page, ``GET /backend.mjs`` its part that asks this server. ``GET /model`` says ``{"name": str, "size": S, "stages": [4, 8, ..., S], "words": [...],
-    "captions": [...]}`` with captions to try. ``POST /picture`` takes ``{"caption": str, "seed": int,
-    "truncation": number or null, "masks": [...]}`` to ``{"image": a PNG as data: address, "masks": [...]}``.
+    ``GET /`` is the page, and ``GET /backend.mjs`` what it asks this server with. ``GET /model`` says
+    ``{"name": str, "size": S, "stages": [4, 8, ..., S], "words": [...], "captions": [...]}`` with captions to try.
+    ``POST /picture`` takes ``{"caption": str, "seed": int, "truncation": number or null, "masks": [...]}`` to
+    ``{"image": a PNG as data: address, "masks": [...]}``.
     Masks are one per stage, coarse to fine: base64 of one byte per pixel, 255 for 1, or in a request null where
     the stage predicts its own. A mistake is answered ``{"error": str}``.
 
