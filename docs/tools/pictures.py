@@ -1,6 +1,7 @@
 """Draw captions, pictures and masks with the model of the package, as HTML figures that pages take in.
 
     python docs/tools/pictures.py build/docs
+    python docs/tools/pictures.py --readme docs/assets/hero.png
 
 A figure is a grid of small images, whose sizes and captions are the page's own: it follows the light and the dark
 scheme, and is readable on a phone. The model is the one that readers have, so they can draw the same.
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from t2ilayers import SSAGAN
-from t2ilayers.figures import to_picture
+from t2ilayers.figures import save_image, to_picture
 
 HERO = "a big yellow triangle on a grey background"
 SHAPES = (
@@ -66,6 +68,18 @@ def steering(model: SSAGAN) -> str:
     return figure([predicted, *(draw(model, HERO, masks, name=name) for name, masks in changed.items())])
 
 
+def readme(model: SSAGAN, side: int = 130, gap: int = 12) -> Image.Image:
+    """The hero row as one picture, for a page that takes no HTML; what is between is transparent."""
+    row = draw(model, HERO)
+    cells = [row.picture, *(2 * mask.expand(3, -1, -1) - 1 for mask in row.masks)]
+    page = Image.new("RGBA", (len(cells) * (side + gap) - gap, side))
+    for i, pixels in enumerate(cells):
+        page.paste("grey", (i * (side + gap), 0, i * (side + gap) + side, side))  # white masks on a white page
+        inner = to_picture(pixels).resize((side - 2, side - 2), Image.Resampling.NEAREST)
+        page.paste(inner, (i * (side + gap) + 1, 1))
+    return page
+
+
 FIGURES: dict[str, Callable[[SSAGAN], str]] = {"hero": hero, "shapes": shapes, "steering": steering}
 
 
@@ -90,12 +104,16 @@ def cell(pixels: Tensor, title: str, says: str) -> str:
     return f'<span class="t2i-cell">{image}<small>{title}</small></span>'
 
 
-def main(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def main(arguments: list[str]) -> None:
     model = SSAGAN.from_pretrained("shapes32", discriminator=False, image_encoder=False)
+    if arguments[0] == "--readme":
+        save_image(readme(model), arguments[1])
+        return
+    folder = Path(arguments[0])
+    folder.mkdir(parents=True, exist_ok=True)
     for name, make in FIGURES.items():
         (folder / f"{name}.html").write_text(make(model), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1:])

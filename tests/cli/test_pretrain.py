@@ -126,12 +126,33 @@ def test_retrieval_counts_what_is_found(shards, tmp_path):
     """Six of eight pictures have the code of their own caption, and two have each other's."""
     pair = EncoderPair(WordEncoder(10), GreyEncoder(32))
     config = PretrainConfig(candidates=8, batch_size=3)
-    measured = script.retrieval(pair, CaptionShards(shards, "test", image_size=16), config)
+    held_out = CaptionShards(shards, "test", image_size=16)
+    measured = script.retrieval(pair, held_out, config)
     assert measured == {"r_precision": 0.75, "recall_i2t": 0.75, "recall_t2i": 0.75}
+    # By default a picture chooses among as many captions as there are, up to 100.
+    assert script.retrieval(pair, held_out, PretrainConfig(batch_size=3)) == measured
     # Where two pictures have the same caption, either is found.
     twice = CaptionShards(write_shards(tmp_path, train=[0], test=range(5, 165, 10)), "test", image_size=16)
     measured = script.retrieval(pair, twice, config)
     assert (measured["recall_i2t"], measured["recall_t2i"]) == (0.75, 0.75)
+    # One picture alone is told from nothing.
+    (tmp_path / "alone").mkdir()
+    alone = CaptionShards(write_shards(tmp_path / "alone", train=[0], test=[25]), "test", image_size=16)
+    assert script.retrieval(pair, alone, PretrainConfig(batch_size=3)) == {"recall_i2t": 1.0, "recall_t2i": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("classes", "captions", "others"),
+    [
+        ([1, 2, 3], "abc", 2),
+        ([1, 1, 2], "abc", 1),
+        ([1, 2, 3], "aab", 1),
+        ([1, 1, 2, 3], "aabb", 2),
+        ([1], "a", 0),
+    ],
+)
+def test_a_picture_is_told_from_captions_of_other_classes_and_other_words(classes, captions, others):
+    assert script.fewest_others(classes, [(word,) for word in captions]) == others
 
 
 def test_the_rate_falls_as_published():
@@ -149,7 +170,7 @@ def test_the_rate_falls_as_published():
         (("--image-encoder", "inception"), "--inception-weights go together"),
         (("--image-encoder", "inception", "--inception-weights", "no.pth", "--steps", "2"), "no.pth"),
         (("--steps", "2", "--resume"), "no checkpoint in"),
-        ((), "every picture needs candidates - 1 = 99 sentences"),
+        (("--steps", "2", "--candidates", "100"), "every picture needs candidates - 1 = 99 sentences"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(pretrain, tmp_path, flags, message):

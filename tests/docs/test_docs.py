@@ -8,15 +8,18 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from t2ilayers import SSAGAN
 from t2ilayers.cli.main import main as cli_main
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 IDS = [str(page.relative_to(ROOT / "docs")) for page in PAGES]
 sys.path.append(str(ROOT / "docs" / "tools"))
-benchmarks = importlib.import_module("benchmarks")
+benchmarks, pictures = (importlib.import_module(name) for name in ("benchmarks", "pictures"))
 
 
 def blocks(language):
@@ -33,6 +36,14 @@ def test_blocks_of_no_other_kind_are_shown():
     for page in PAGES:
         languages = re.findall(r"^ *```(.*)$", page.read_text(), re.MULTILINE)[::2]
         assert set(languages) <= {"python", "sh", "text"}, page
+
+
+def test_the_first_picture_of_the_readme_is_what_the_model_of_the_package_draws():
+    drawn = np.asarray(pictures.readme(SSAGAN.from_pretrained("shapes32")), dtype=int)
+    shown = np.asarray(Image.open(ROOT / "docs/assets/hero.png"), dtype=int)
+    assert pictures.HERO in (ROOT / "README.md").read_text()
+    assert shown.shape == drawn.shape
+    assert abs(shown - drawn).max() <= 3  # of 255: other kernels round otherwise
 
 
 @pytest.mark.parametrize("page", PYTHON, ids=[page.stem for page in PYTHON])

@@ -87,8 +87,21 @@ def test_metadata_says_the_version_once_and_asks_for_five_packages(built):
     assert metadata["Version"] == t2ilayers.__version__
     assert f'"{t2ilayers.__version__}"' not in (ROOT / "pyproject.toml").read_text()
     assert f"version: {t2ilayers.__version__}" in (ROOT / "CITATION.cff").read_text()
+    assert metadata.get_all("Project-URL") is None  # no address is known but where T2ILAYERS_URL says it
     needed = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     assert {re.match(r"[\w-]+", line)[0] for line in needed} == RUNTIME
+
+
+def test_a_release_shows_its_pictures_and_names_its_repository(tmp_path, monkeypatch):
+    monkeypatch.setenv("T2ILAYERS_URL", "https://example.org/us/t2ilayers/")
+    (wheel,) = make(ROOT, tmp_path, "wheel")
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/METADATA"))
+        metadata = email.message_from_bytes(archive.read(name))
+    assert "Source, https://example.org/us/t2ilayers" in metadata.get_all("Project-URL")
+    at = f"https://example.org/us/t2ilayers/raw/v{t2ilayers.__version__}/docs/assets/hero.png"
+    assert at in metadata.get_payload()
+    assert re.findall(r"\]\((?!https://|#|LICENSE)[^)]*\)", metadata.get_payload()) == []
 
 
 def test_twine_finds_nothing_to_mend(built):

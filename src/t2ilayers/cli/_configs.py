@@ -117,7 +117,9 @@ class PretrainConfig(RunConfig):
             told apart from.
     """
 
-    may_change: ClassVar = (*RunConfig.may_change, "epochs", "steps", "lr", "measure_every", "inception_weights")
+    may_change: ClassVar = (
+        *RunConfig.may_change, "epochs", "steps", "lr", "measure_every", "candidates", "inception_weights",
+    )  # fmt: skip
     least: ClassVar = {**RunConfig.least, "epochs": 1, "steps": 1, "measure_every": 1}
 
     out: Path = Path("runs/damsm")
@@ -142,8 +144,9 @@ class PretrainConfig(RunConfig):
     """Field of a folder's rows that names a picture's class; pictures of one class are no negatives."""
     augment: bool = False
     """Crop and mirror training pictures at random, as published. Mirroring contradicts "left" and "right"."""
-    candidates: int = 100
-    """Captions that a held-out picture finds its own among, for R-precision; at least 2."""
+    candidates: int | None = None
+    """Captions that a held-out picture finds its own among, for R-precision; at least 2. By default 100, or as
+    many as the held-out pictures have."""
     measure_every: int = 500
     """Steps between measurements of retrieval, at least 1."""
 

@@ -15,6 +15,7 @@ for other projects.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from ._configs import LR_FLOOR, PretrainConfig
 from ._script import read_flags, run_script
 
 MOST_HELD_OUT = 1000  # pictures that retrieval is measured on
+CANDIDATES = 100  # captions that a picture finds its own among, where there are as many
 
 
 def open_encoders(config: PretrainConfig, data: CaptionedDataset) -> EncoderPair:
@@ -56,7 +58,8 @@ def retrieval(pair: EncoderPair, held_out: CaptionedDataset, config: PretrainCon
     """How well held-out pictures and captions find each other; one caption per picture, the same each time.
 
     R-precision, and recall@1 among all of them from picture to caption and back. Captions of the same words count
-    as one, since nothing tells them apart.
+    as one, since nothing tells them apart. Where a picture has no caption of another class to be told from, there
+    is no R-precision.
     """
     pair.eval()
     spread = np.linspace(0, len(held_out) - 1, min(MOST_HELD_OUT, len(held_out))).round().astype(int)
@@ -68,16 +71,17 @@ def retrieval(pair: EncoderPair, held_out: CaptionedDataset, config: PretrainCon
         class_ids.append(batch["class_ids"])
         captions += batch["captions"]
     images, texts = (torch.nn.functional.normalize(torch.cat(parts)) for parts in (codes, sentences))
-    score = r_precision(
-        images,
-        texts,
-        torch.cat(class_ids),
-        captions=captions,
-        candidates=config.candidates,
-        folds=1,
-        seed=config.seed,
-    )
-    words = [tokenize(caption) for caption in captions]
+    words = [tuple(tokenize(caption)) for caption in captions]
+    classes = torch.cat(class_ids)
+    candidates = config.candidates
+    if candidates is None:
+        candidates = min(CANDIDATES, 1 + fewest_others(classes.tolist(), words))
+    measured = {}
+    if candidates > 1 or config.candidates is not None:
+        score = r_precision(
+            images, texts, classes, captions=captions, candidates=candidates, folds=1, seed=config.seed
+        )
+        measured["r_precision"] = score.mean
     found = {
         "recall_i2t": (images @ texts.T).argmax(1),
         "recall_t2i": (texts @ images.T).argmax(1),
@@ -86,7 +90,17 @@ def retrieval(pair: EncoderPair, held_out: CaptionedDataset, config: PretrainCon
         name: sum(words[i] == words[j] for i, j in enumerate(nearest.tolist())) / len(words)
         for name, nearest in found.items()
     }
-    return {"r_precision": score.mean, **recalls}
+    return measured | recalls
+
+
+def fewest_others(class_ids: Sequence[int], words: Sequence[tuple[str, ...]]) -> int:
+    """Of the samples' counts of others that have another class and other words, the least."""
+    by_class, by_words, by_both = (
+        Counter(keys) for keys in (class_ids, words, zip(class_ids, words, strict=True))
+    )
+    return min(
+        len(words) - by_class[c] - by_words[w] + by_both[c, w] for c, w in zip(class_ids, words, strict=True)
+    )
 
 
 def said(measured: dict[str, float]) -> str:
