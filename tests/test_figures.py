@@ -79,7 +79,7 @@ def test_sheet_errors():
     images = torch.zeros(2, 3, 16, 16)
     with pytest.raises(ValueError, match=r"images must be \(N, 3, S, S\) with N >= 1, got \(0, 3, 16, 16\)"):
         sample_sheet(images[:0], [])
-    with pytest.raises(ValueError, match="captions must be one a picture, 2, got 'ab'"):
+    with pytest.raises(ValueError, match="captions must be one per picture, 2, got 'ab'"):
         sample_sheet(images, "ab")
     with pytest.raises(ValueError, match="columns must be at least 1, got 0"):
         sample_sheet(images, ["a", "b"], columns=0)

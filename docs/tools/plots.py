@@ -73,7 +73,7 @@ def legend(peers: list[str], x: float) -> str:
 
 
 def bars(rows: list[Timing]) -> str:
-    """Speed over that of the base, a bar a peer, with the quartiles as a line."""
+    """Speed over that of the base, a bar per peer, with the quartiles as a line."""
     left, width, bar = 108, 400, 11
     peers = list(dict.fromkeys(peer for row in rows for peer in row.peers))
     speeds = [row.median(row.base) / times["quartile1_ms"] for row in rows for times in row.peers.values()]
@@ -128,7 +128,7 @@ def roofline(rows: list[Timing]) -> str:
 
 
 def growth(series: dict[str, list[Timing]]) -> str:
-    """A column a varied quantity, time above memory, a line a peer."""
+    """A column per varied quantity, time above memory, a line per peer."""
     shown = {k: [row for row in rows if row.what["part"] == "generator"] for k, rows in series.items()}
     peers = list(next(iter(shown.values()))[0].peers)
     body, wide, high = [legend(peers, 46)], 150, 110

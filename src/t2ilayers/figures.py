@@ -92,7 +92,7 @@ def sample_sheet(
 def mask_sheet(
     images: Tensor, masks: Sequence[Tensor], captions: Sequence[str], *, min_side: int = 128
 ) -> Image.Image:
-    """A row a caption: the picture, then the mask of each block from coarse to fine, in grey.
+    """A row per caption: the picture, then the mask of each block from coarse to fine, in grey.
 
     Each mask is stretched from black at its least value to white at its greatest, since the level of a mask
     is free; the two values stand below it. A constant mask is shown at its own value.
@@ -242,7 +242,7 @@ def _check_images(images: Tensor, captions: Sequence[str], min_side: int) -> Non
     if images.dim() != 4 or images.shape[1] != 3 or len(images) == 0:
         raise ValueError(f"images must be (N, 3, S, S) with N >= 1, got {tuple(images.shape)}")
     if isinstance(captions, str) or len(captions) != len(images):
-        raise ValueError(f"captions must be one a picture, {len(images)}, got {captions!r}")
+        raise ValueError(f"captions must be one per picture, {len(images)}, got {captions!r}")
     if min_side < 1:
         raise ValueError(f"min_side must be at least 1, got {min_side}")
 

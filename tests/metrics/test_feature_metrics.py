@@ -194,7 +194,7 @@ def test_pictures_of_other_captions_are_seen_by_the_conditional_distance_alone()
         (lambda x: nearest_features(x[0], x), r"queries must be \(N, D\), got \(5,\)"),
         (lambda x: vendi_score(0 * x), "row of zeros"),
         (lambda x: prompt_diversity(x, "abcd"), "two pictures or more"),
-        (lambda x: prompt_diversity(x, "abc"), "one a picture, 4, got 3"),
+        (lambda x: prompt_diversity(x, "abc"), "one per picture, 4, got 3"),
         (lambda x: conditional_frechet_distance(x[:, :3], x, x), r"at least C \+ 2 = 5 captions, got 4"),
         (lambda x: conditional_frechet_distance(x[:3, :1], x, x), "got 3, 4 and 4"),
     ],

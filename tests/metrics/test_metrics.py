@@ -98,7 +98,7 @@ def test_r_precision_errors():
         r_precision(codes, sentences, torch.tensor([0] * 22 + list(range(1, 99))))
     with pytest.raises(ValueError, match=r"got \(120, 16\), \(119, 16\) and \(120,\)"):
         r_precision(codes, sentences[1:], classes)
-    with pytest.raises(ValueError, match="captions must be one a picture, 120, got 1"):
+    with pytest.raises(ValueError, match="captions must be one per picture, 120, got 1"):
         r_precision(codes, sentences, classes, captions=["a"])
     with pytest.raises(ValueError, match="candidates must be at least 2"):
         r_precision(codes, sentences, classes, candidates=1)
@@ -215,7 +215,7 @@ def test_only_what_captions_name_counts():
         "shape": 1.0,
         "background": sum(grey) / 10,
     }
-    with pytest.raises(ValueError, match="captions must be one a picture, 40, got 39"):
+    with pytest.raises(ValueError, match="captions must be one per picture, 40, got 39"):
         attribute_accuracy(Oracle(shapes), images, captions[1:])
 
 

@@ -1,4 +1,4 @@
-"""Check a data set before training on it: one line a problem, then what there is.
+"""Check a data set before training on it: one line per problem, then what there is.
 
     python -m t2ilayers.data.validate cub:data/birds --text-encoder text_encoder200.pth
     python -m t2ilayers.data.validate "coco:data/coco?captions_per_image=1"

@@ -21,7 +21,7 @@ __all__ = ["ConvImageEncoder", "ImageFeatures", "InceptionImageEncoder"]
 class ImageFeatures(NamedTuple):
     """What an image encoder returns.
 
-    ``regions (N, D, h, w)``: one vector a place of the picture. ``code (N, D)``: the whole picture.
+    ``regions (N, D, h, w)``: one vector per place of the picture. ``code (N, D)``: the whole picture.
 
     Example:
         >>> import torch

@@ -16,7 +16,7 @@ __all__ = ["LSTMTextEncoder", "TextFeatures"]
 class TextFeatures(NamedTuple):
     """What a text encoder returns.
 
-    ``words (N, D, T)``: one vector a word, zeros after the end of the caption. ``sentence (N, D)``.
+    ``words (N, D, T)``: one vector per word, zeros after the end of the caption. ``sentence (N, D)``.
 
     Example:
         >>> import torch

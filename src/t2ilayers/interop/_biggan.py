@@ -75,7 +75,7 @@ def _build_down(state: State, *, first: bool = False, downsample: bool = True) -
 
 
 def _build_norm(state: State, *, classes: bool = False) -> ConditionalNorm2d:
-    """A norm of a condition; ``classes`` says that the weights are tables of one row a class."""
+    """A norm of a condition; ``classes`` says that the weights are tables of one row per class."""
     weight = need(state, "gain.weight", 2)
     channels, cond_dim = weight.shape[::-1] if classes else weight.shape
     if "stored_var" not in state:

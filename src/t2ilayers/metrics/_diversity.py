@@ -62,7 +62,7 @@ def prompt_diversity(features: Tensor, prompts: Sequence[Hashable]) -> float:
     """
     x = _directions(features, 2)
     if len(prompts) != len(x):
-        raise ValueError(f"prompts must be one a picture, {len(x)}, got {len(prompts)}")
+        raise ValueError(f"prompts must be one per picture, {len(x)}, got {len(prompts)}")
     numbers: dict[Hashable, int] = {}
     groups = torch.tensor([numbers.setdefault(prompt, len(numbers)) for prompt in prompts], device="cpu")
     counts = groups.bincount().double()

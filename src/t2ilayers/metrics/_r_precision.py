@@ -46,7 +46,7 @@ def r_precision(
     equal size; mean and standard deviation are taken over the folds.
 
     Args:
-        image_codes: ``(N, D)``, one a picture.
+        image_codes: ``(N, D)``, one per picture.
         sentences: ``(N, D)``, row i the sentence of picture i.
         class_ids: ``(N,)`` integers.
         captions: N captions. Sentences with the words of the own one are then no candidates, whatever their
@@ -121,7 +121,7 @@ def _check(
             f"{tuple(image_codes.shape)}, {tuple(sentences.shape)} and {tuple(class_ids.shape)}"
         )
     if captions is not None and len(captions) != n:
-        raise ValueError(f"captions must be one a picture, {n}, got {len(captions)}")
+        raise ValueError(f"captions must be one per picture, {n}, got {len(captions)}")
     if candidates < 2:
         raise ValueError(f"candidates must be at least 2, the own sentence and another, got {candidates}")
     if not 1 <= folds <= n:

@@ -218,7 +218,7 @@ def attribute_accuracy(
         ['colour', 'shape']
     """
     if len(captions) != len(images):
-        raise ValueError(f"captions must be one a picture, {len(images)}, got {len(captions)}")
+        raise ValueError(f"captions must be one per picture, {len(images)}, got {len(captions)}")
     predicted = classifier.predict(images)
     right: dict[str, list[bool]] = {name: [] for name in ATTRIBUTES}
     for index, caption in enumerate(captions):

@@ -89,7 +89,7 @@ class BigGANBlock(nn.Module):
         out_channels: channels of ``y``.
         cond_dim: D, the length of the condition; for ``condition="embedding"`` the number of classes.
         upsample: whether ``y`` is twice as large as ``x``.
-        condition: ``"linear"``, G and B without bias, or ``"embedding"``, a row a class.
+        condition: ``"linear"``, G and B without bias, or ``"embedding"``, a row per class.
         impl: see :func:`~t2ilayers.ops.masked_affine_norm`.
 
     Shapes:
@@ -212,7 +212,7 @@ class BigGANGenerator(nn.Module):
     Args:
         image_size: S: 32, 64, 128, 256 or 512.
         ngf: base width.
-        z_dim: length of the noise, a multiple of the number of its parts (6 at 128 px, one more a doubling).
+        z_dim: length of the noise, a multiple of the number of its parts (6 at 128 px, one more per doubling).
         num_classes: K.
         shared_dim: length of :math:`e_c`; None for tables of K rows in every norm instead, and the noise in one
             part, as in the scripts of that code for SNGAN and SAGAN.

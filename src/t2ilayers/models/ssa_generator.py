@@ -146,7 +146,7 @@ class SSAGenerator(nn.Module):
     def forward(self, z: Tensor, cond: Tensor, masks: Sequence[Tensor | None] | None = None) -> SSAGeneratorOutput:
         if z.dim() != 2 or z.shape[1] != self.z_dim or z.shape[0] != cond.shape[0]:
             raise ValueError(
-                f"z must be (N, z_dim) = {(cond.shape[0], self.z_dim)}, one row a sentence, got {tuple(z.shape)}"
+                f"z must be (N, z_dim) = {(cond.shape[0], self.z_dim)}, one row per sentence, got {tuple(z.shape)}"
             )
         if masks is None:
             masks = [None] * len(self.blocks)

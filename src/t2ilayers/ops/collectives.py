@@ -32,7 +32,7 @@ def all_reduce_sum(value: Tensor, group: dist.ProcessGroup) -> Tensor:
 def merge_over_ranks(
     count: int, mean: Tensor, m2: Tensor, group: dist.ProcessGroup
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean ``(C,)``, biased variance ``(C,)`` and count ``()`` over all ranks, in one collective a direction.
+    """Mean ``(C,)``, biased variance ``(C,)`` and count ``()`` over all ranks, in one collective per direction.
 
     Args:
         count: values behind each of this rank's statistics, may be 0.

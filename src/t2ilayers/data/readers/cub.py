@@ -117,7 +117,7 @@ def list_cub(
 
 
 def _read_boxes(folder: Path, problems: list[str]) -> dict[str, Box]:
-    """Left, top, width and height by name: ``images.txt`` has a name a number, the other a box a number."""
+    """Left, top, width and height by name: ``images.txt`` has a name per number, the other a box per number."""
     tree = Tree(folder)
     names = {row[0]: row[1] for row in _rows(tree, "images.txt", 2, problems)}
     boxes = {}

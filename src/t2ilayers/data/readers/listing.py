@@ -154,7 +154,7 @@ class Listing:
         class_ids: a number for each.
         vocabulary: the words of all splits.
         problems: what is wrong, a line each; where there are any, the rest may be incomplete.
-        notes: what is left out, a line a kind.
+        notes: what is left out, a line per kind.
         by_rule: what is left out because the published code does so.
     """
 

@@ -40,7 +40,7 @@ def _present(value: Any) -> Any:
 
 
 class _Json:
-    """Rows of a file with a JSON object a line, which name file and captions by these keys."""
+    """Rows of a file with a JSON object per line, which name file and captions by these keys."""
 
     def __init__(self, file: str, captions: str) -> None:
         self._keys = file, captions
