@@ -61,6 +61,43 @@ def test_values_and_gradients_agree_with_float64(shape, last, dtype):
         )
 
 
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "silu"])
+@pytest.mark.parametrize("stats", ["batch", "instance", "none", "running"])
+@pytest.mark.parametrize("shape", [(3, 16, 4, 4), (2, 37, 3, 5), (5, 20, 8, 8)], ids=str)
+def test_small_maps_take_every_option(shape, stats, activation):
+    """Many channels of few pixels have kernels of their own."""
+    for upsample, absolute, masked in itertools.product((1, 2), (False, True), (False, True)):
+        dy, *inputs = problem(*shape, upsample=upsample, dtype=torch.float32)
+        inputs = [t.requires_grad_() for t in inputs[: 4 if masked else 3]]
+        running = [torch.linspace(-1, 1, shape[1]), torch.linspace(0.5, 2, shape[1])]
+        given = dict(zip(("running_mean", "running_var"), running, strict=True)) if stats == "running" else {}
+        y = masked_affine_norm(
+            *inputs, **given, training=not given, stats="batch" if given else stats, impl="native",
+            scale="absolute" if absolute else "residual", activation=activation, upsample=upsample,
+        )  # fmt: skip
+        expected = formula.norm(
+            dy, *inputs, groups={"batch": 0, "instance": shape[1], "none": -1, "running": 0}[stats],
+            slope={"relu": 0.0, "leaky_relu": 0.2, "silu": 1.0}[activation], silu=activation == "silu",
+            absolute=absolute, upsample=upsample, given=running if given else None,
+        )  # fmt: skip
+        results = (y.detach(), *torch.autograd.grad(y, inputs, dy))
+        worst = formula.worst(results, expected[: len(results)])
+        assert worst < formula.TOLERANCE[torch.float32], (upsample, absolute, masked)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 256, 256), (1, 4096, 4, 4)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_results_are_rounded_as_torch_rounds(dtype, shape):
+    """Every number there is, subnormals, inf and NaN too, times a few."""
+    x = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype).view(shape)
+    for factor in (1.0, 1 / 3, 0.7, 1.0039, 3e-38):
+        gamma = torch.full(shape[:2], factor)
+        y = masked_affine_norm(x, gamma, torch.zeros_like(gamma), stats="none", scale="absolute", impl="native")
+        expected = (x.float() * factor).to(dtype)
+        assert torch.equal(y.isnan(), expected.isnan())
+        assert torch.equal(y.nan_to_num(), expected.nan_to_num())
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     n=st.integers(1, 3), c=st.integers(1, 40), h=st.integers(1, 20), w=st.integers(2, 40),
@@ -75,8 +112,9 @@ def test_any_shape_agrees_with_float64(n, c, h, w, upsample, last, slope):
 
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("upsample", [1, 2])
-def test_a_mean_of_ten_thousand_deviations_costs_no_digits(upsample, last):
-    tensors = problem(4, 20, 16, 16, upsample=upsample, dtype=torch.float32, last=last, mean=1e4)
+@pytest.mark.parametrize("side", [4, 16])
+def test_a_mean_of_ten_thousand_deviations_costs_no_digits(side, upsample, last):
+    tensors = problem(4, 20, side, side, upsample=upsample, dtype=torch.float32, last=last, mean=1e4)
     options = dict(groups=0, slope=0.2, upsample=upsample)
     assert formula.worst(run(*tensors, **options), formula.norm(*tensors, **options)) < 1e-4
 
@@ -91,7 +129,7 @@ def test_rows_that_begin_far_from_the_rest_cost_no_digits():
     torch.testing.assert_close(var, rows.var(1, correction=0), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("shape", [(3, 40, 16, 16), (1, 3, 300, 300), (2, 5, 7, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 40, 16, 16), (1, 3, 300, 300), (2, 5, 7, 3), (5, 70, 4, 4)], ids=str)
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 def test_any_number_of_threads_gives_the_same_bits(shape, last):
     before = torch.get_num_threads()

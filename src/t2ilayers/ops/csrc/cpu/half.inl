@@ -32,20 +32,32 @@ T2ILAYERS_INLINE To converted(From v) {
   return __builtin_convertvector(v, To);
 }
 
-T2ILAYERS_INLINE Vec<float> widen(Vec16 v, BFloat16) { return floats_of(converted<Vec32>(v) << 16); }
-
-T2ILAYERS_INLINE Vec16 narrow(Vec<float> v, BFloat16) {
-  const Vec32 u = bits_of(v);
-  const Vec32 rounded = (u + 0x7fffu + ((u >> 16) & 1)) >> 16;
-  return converted<Vec16>(v == v ? rounded : Vec32{} + 0x7fc0u);
+T2ILAYERS_INLINE Vec16 rounded(Vec<float> v) {
+  const Vec32 u = bits_of(v), near = (u + 0x7fffu + ((u >> 16) & 1)) >> 16;
+  return converted<Vec16>(v == v ? near : Vec32{} + 0x7fc0u);
 }
+#ifdef T2ILAYERS_BF16
+// One instruction where the processor has it. It would take subnormals for 0.
+T2ILAYERS_INLINE Vec16 narrow(Vec<float> v, BFloat16) {
+  constexpr int subnormal = 0x20;
+  if (__builtin_expect(__builtin_cpu_supports("avx512bf16") && !_mm512_fpclass_ps_mask((__m512)v, subnormal), 1))
+    return (Vec16)_mm512_cvtneps_pbh((__m512)v);
+  return rounded(v);
+}
+#else
+T2ILAYERS_INLINE Vec16 narrow(Vec<float> v, BFloat16) { return rounded(v); }
+#endif
 
 #if T2ILAYERS_VECTOR_BYTES == 64
+T2ILAYERS_INLINE Vec<float> widen(Vec16 v, BFloat16) {
+  return (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)v), 16);
+}
 T2ILAYERS_INLINE Vec<float> widen(Vec16 v, Half) { return (Vec<float>)_mm512_cvtph_ps((__m256i)v); }
 T2ILAYERS_INLINE Vec16 narrow(Vec<float> v, Half) {
   return (Vec16)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 #else
+T2ILAYERS_INLINE Vec<float> widen(Vec16 v, BFloat16) { return floats_of(converted<Vec32>(v) << 16); }
 // Exponents are rebiased by a multiplication, subnormals by a subtraction; both are exact.
 T2ILAYERS_INLINE Vec<float> widen(Vec16 v, Half) {
   const Vec32 shifted = converted<Vec32>(v) << 16, magnitude = shifted << 1;

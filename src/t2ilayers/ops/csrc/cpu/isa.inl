@@ -33,7 +33,12 @@ namespace {
 #include "vector.inl"
 #include "half.inl"
 #include "formula.inl"
+#include "moments.inl"
 #include "planes.inl"
+#include "planes_forward.inl"
+#include "planes_backward.inl"
+#include "columns.inl"
+#include "small.inl"
 #include "pixels.inl"
 #include "chain.inl"
 
@@ -60,6 +65,7 @@ int64_t scratch_bytes(const Problem& p, Pass pass) {
       case Pass::chain: return int64_t(0);
       case Pass::chain_backward: return chain_scratch_bytes<T>(p);
       case Pass::backward:
+        if (Small<S, T>::takes(p)) return SmallBackward<S, T>::scratch_bytes(p);
         return p.channels_last ? PixelsBackward<S, T>::scratch_bytes(p) : PlanesBackward<S, T>::scratch_bytes(p);
       default: return p.channels_last ? PixelsForward<S, T>::scratch_bytes(p) : PlanesForward<S, T>::scratch_bytes(p);
     }
@@ -84,6 +90,8 @@ void forward(const Problem& p, const Forward& f, void* scratch, Parallel run, in
     using T = decltype(t);
     if (p.channels_last)
       pixels_forward<S, T>(p, f, scratch, run);
+    else if (Small<S, T>::takes(p))
+      small_forward<S, T>(p, f, run);
     else
       planes_forward<S, T>(p, f, scratch, run, threads);
   });
@@ -95,6 +103,8 @@ void backward(const Problem& p, const Backward& b, void* scratch, Parallel run, 
     using T = decltype(t);
     if (p.channels_last)
       pixels_backward<S, T>(p, b, scratch, run);
+    else if (Small<S, T>::takes(p))
+      small_backward<S, T>(p, b, scratch, run);
     else
       planes_backward<S, T>(p, b, scratch, run, threads);
   });

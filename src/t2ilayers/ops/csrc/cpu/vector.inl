@@ -128,7 +128,7 @@ T2ILAYERS_INLINE Vec<T> first_lanes(Vec<T> v, int64_t count) {
 // reading what is overwritten.
 template <class S>
 T2ILAYERS_INLINE bool leaves_caches(int64_t count) {
-  return count * int64_t(sizeof(S)) > 16 << 20;
+  return count * int64_t(sizeof(S)) >= 16 << 20;
 }
 
 // store, past the caches if asked for and `to` is aligned; `fence` before others read.
