@@ -17,7 +17,7 @@ SHOTS = os.environ.get("T2ILAYERS_SHOTS")  # a folder for pictures of the page, 
 REASON = why_no_browser() or (None if (SITE / "try").is_dir() else "there is no site; make docs builds it")
 pytestmark = pytest.mark.skipif(REASON is not None, reason=REASON or "")
 
-RED, RING = "a big red star on a black background", "a yellow ring on a black background"
+FIRST, RING = "a large yellow circle on a navy background", "a yellow ring on a black background"
 TOLERANCE = 2e-3
 DRAW = """
 const [folder, requests, done] = arguments;
@@ -55,9 +55,9 @@ def painted(side):
 
 
 def test_pictures_and_masks_are_those_of_python(driver, site, model):
-    requests = [{"caption": caption, "seed": seed} for caption in (RED, RING) for seed in (0, 7, 2**40)]
+    requests = [{"caption": caption, "seed": seed} for caption in (FIRST, RING) for seed in (0, 7, 2**40)]
     requests.append({"caption": RING, "seed": 7, "truncation": 0.5})
-    requests.append({"caption": RED, "seed": 7, "masks": [None, painted(8), None, painted(32)]})
+    requests.append({"caption": FIRST, "seed": 7, "masks": [None, painted(8), None, painted(32)]})
     driver.get(f"{site}try/")
     answers = driver.execute_async_script(DRAW, f"{site}try/", requests)
     assert isinstance(answers, list), answers
@@ -84,7 +84,7 @@ def shown(images):
 
 
 def test_the_page_draws_what_the_command_draws_and_follows_the_brush(page, model):
-    images, masks = model.generate([RED], seed=0)
+    images, masks = model.generate([FIRST], seed=0)
     assert np.abs(page.pixels() - shown(images)).max() <= 1
     for number, mask in enumerate(masks, start=1):
         page.stage(number)
@@ -97,7 +97,7 @@ def test_the_page_draws_what_the_command_draws_and_follows_the_brush(page, model
     assert (page.mask()[4] == 0).all()
 
     def drawn_with_it(_):
-        images, _ = model.generate([RED], seed=0, masks=[None, None, given, None])
+        images, _ = model.generate([FIRST], seed=0, masks=[None, None, given, None])
         return np.abs(page.pixels() - shown(images)).max() <= 1
 
     page.wait.until(drawn_with_it)  # a stroke is drawn while it goes on
