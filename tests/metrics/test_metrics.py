@@ -9,6 +9,7 @@ from t2ilayers.metrics import (
     ATTRIBUTES,
     AttributeClassifier,
     attribute_accuracy,
+    foreground_on_white,
     mask_iou,
     r_precision,
     stage_ious,
@@ -175,6 +176,21 @@ def test_iou_errors(top_half):
 
 
 # Attributes
+
+
+def test_foreground_on_white_is_what_is_drawn_and_masks_are_compared_with_it():
+    """Truth is the mask of the drawn objects, put on white: nothing drawn there is white."""
+    shapes = CaptionedShapes(20, 32)
+    truth = torch.stack([shapes[i]["mask"] for i in range(20)]) > 0.5
+    colour = torch.tensor([0.9, 0.1, -0.4])[:, None, None]
+    images = torch.where(truth, colour, 0.95)  # white, but for the noise of a generator
+    assert torch.equal(foreground_on_white(images), truth)
+    assert stage_ious([truth.float()], foreground_on_white(images)).best.iou == 1.0
+    assert foreground_on_white(images, threshold=0.01).all()
+    with pytest.raises(ValueError, match=r"threshold must be in \[0, 2\], got 3"):
+        foreground_on_white(images, threshold=3)
+    with pytest.raises(ValueError, match=r"\(N, 3, H, W\), got \(20, 1, 32, 32\)"):
+        foreground_on_white(images[:, :1])
 
 
 class Oracle(AttributeClassifier):

@@ -117,13 +117,13 @@ PUBLIC = {
         "chain_parameters"
     ),
     "t2ilayers.encoders": (
-        "ConvImageEncoder EmptyCaptionError EncoderPair ImageFeatures InceptionImageEncoder LSTMTextEncoder "
-        "TextFeatures UnknownWordError Vocabulary tokenize"
+        "ConvImageEncoder EfficientNetLite0 EmptyCaptionError EncoderPair ImageFeatures InceptionImageEncoder "
+        "LSTMTextEncoder TextFeatures UnknownWordError Vocabulary tokenize"
     ),
     "t2ilayers.models": (
         "BigGANBlock BigGANDeepBlock BigGANDiscriminator BigGANGenerator BridgeBlock CLIPAdapter CLIPBlock "
-        "CLIPFeatures CLIPImageEncoder CLIPMapper DFBlock DFGenerator GALIPDiscriminator GALIPGenerator "
-        "GeneratorOutput MatchingAwareDiscriminator MultiscaleDiscriminator "
+        "CLIPFeatures CLIPImageEncoder CLIPMapper DFBlock DFGenerator FeatureDiscriminator GALIPDiscriminator "
+        "GALIPGenerator GeneratorOutput MatchingAwareDiscriminator MultiscaleDiscriminator "
         "PatchDiscriminator PatchOutput ProjectionBlock ProjectionDiscriminator ProjectionGenerator RATGenerator "
         "RecurrentCondition SPADEBlock SPADEGenerator SSAGAN SSAGANConfig SSAGenerator SSAGeneratorOutput"
     ),
@@ -140,10 +140,10 @@ PUBLIC = {
     ),
     "t2ilayers.metrics": (
         "ATTRIBUTES ATTRIBUTE_CHANCE AttributeClassifier AttributeLogits CLIPEncoder DensityCoverage "
-        "GaussianStatistics InceptionScore InceptionV3 KernelDistance Nearest PROTOCOLS PictureStatistics "
-        "Protocol RPrecision StageIoU StageIoUs StreamingStatistics attribute_accuracy "
-        "conditional_frechet_distance data_copying density_coverage frechet_distance inception_score "
-        "kernel_distance mask_iou nearest_features prompt_diversity r_precision stage_ious "
+        "GaussianStatistics InceptionScore InceptionV3 JudgedImages KernelDistance Nearest OutsideJudge PROTOCOLS "
+        "PictureStatistics Protocol RPrecision StageIoU StageIoUs StreamingStatistics attribute_accuracy "
+        "conditional_frechet_distance data_copying density_coverage foreground_on_white frechet_distance "
+        "inception_score kernel_distance mask_iou nearest_features prompt_diversity r_precision stage_ious "
         "train_attribute_classifier vendi_score"
     ),
     "t2ilayers.training": (

@@ -39,10 +39,11 @@ from ..metrics import (
 )
 from ..models import SSAGAN, SSAGeneratorOutput
 from ._inception import InceptionArguments, measure_inception, open_judges
+from ._outside import CANDIDATES, measure_outside, open_outside
 from ._script import read_flags, run_script
+from ._table import print_table
 
 BATCH_SIZE = 64
-CANDIDATES = 100
 
 
 @dataclass
@@ -57,6 +58,9 @@ class Arguments:
             quicker and judge worse.
         judge: Folder of a model, or of encoders that t2ilayers pretrain wrote, which judge R-precision, to compare
             models by one judge. By default the model's own, which it was trained against.
+        outside: File of the outside judge's linear map, safetensors: read if it is there, else fitted on the
+            training split and written. It adds R-precision and cFreD by encoders that no run has trained, KID,
+            density, coverage, diversity, and whether training pictures are copied. Needs the extra judges.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -77,6 +81,7 @@ class Arguments:
     judge: Path | None = None
     clip: Path | None = None
     """Folder of a CLIP of transformers, to compute R-precision with as well."""
+    outside: Path | None = None
     out: Path | None = None
     """JSON file for the results."""
 
@@ -109,7 +114,10 @@ def evaluate(arguments: Arguments) -> None:
         judge = model.encoders
     model.to(device)
     size, split, seed = model.config.image_size, arguments.captions_split, arguments.seed
-    dataset = open_dataset(arguments.data, split, image_size=size, seed=seed, class_field=arguments.class_field)
+    dataset = open_split(arguments, split, size)
+    outside = None
+    if arguments.outside is not None:
+        outside = open_outside(arguments.outside, lambda: open_split(arguments, "train", size), device, seed)
     samples = arguments.samples or min(len(dataset), 1000)
     results: dict[str, Any] = {
         "command": shlex.join(sys.argv),
@@ -151,10 +159,34 @@ def evaluate(arguments: Arguments) -> None:
             "sha256": clip.sha256,
             "transformers": importlib.metadata.version("transformers"),
         } | measure_r_precision(model, dataset, samples, arguments, clip.images, clip.sentences)
+    if outside is not None and arguments.outside is not None:
+        pairs = generated_beside_real(model, dataset, samples, arguments, "by the outside judge")
+
+        def draw(captions: list[str]) -> torch.Tensor:
+            z = torch.stack(
+                [noise(model.config.z_dim, seed, samples + i, arguments.truncation) for i in range(len(captions))]
+            )
+            return model.generate(captions, z=z)[0].cpu()
+
+        results["outside"] = measure_outside(
+            outside,
+            arguments.outside,
+            ((output.images, real) for output, real in pairs),
+            open_split(arguments, "train", size),
+            draw,
+            real_pictures=len(dataset),
+            seed=seed,
+        )
     print_table(results)
     if arguments.out is not None:
         with written_whole(arguments.out) as path:
             path.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def open_split(arguments: Arguments, split: Literal["train", "test"], size: int) -> CaptionedDataset:
+    return open_dataset(
+        arguments.data, split, image_size=size, seed=arguments.seed, class_field=arguments.class_field
+    )
 
 
 def check_writable(path: Path) -> None:
@@ -257,43 +289,3 @@ def measure_r_precision(
             return {"skipped": str(error)}
         result[name] = score._asdict()
     return result | {"chance": 1 / CANDIDATES, "candidates": CANDIDATES}
-
-
-def print_table(results: dict[str, Any]) -> None:
-    def row(title: str, *cells: str | float) -> None:
-        texts = (cell if isinstance(cell, str) else f"{cell:.3f}" for cell in cells)
-        print(f"{title:<34}" + "".join(f"{text:>16}" for text in texts))
-
-    if "attributes" in results:
-        print()
-        row("Attributes that captions name", "generated", "real", "chance")
-        for name, scores in results["attributes"].items():
-            row(f"  {name}", *scores.values())
-    if "masks" in results:
-        masks = results["masks"]
-        print()
-        row("IoU of masks with the foreground", "mask", "inverted")
-        for stage in masks["stages"]:
-            best = ", the best" if stage == masks["best"] else ""
-            row(f"  {stage['side']} px{best}", stage["iou"], stage["inverted_iou"])
-        row("  constant mask", masks["constant"])
-    print()
-    inception = results["inception"]
-    if "skipped" in inception:
-        print(f"FID and inception score: skipped, {inception['skipped']}")
-    else:
-        row("Inception", "FID", "IS generated", "IS real")
-        for name, scores in inception.items():
-            means = (scores["inception_score"][which].get("mean", "-") for which in ("generated", "real"))
-            row(f"  {name}", scores["fid"], *means)
-            if scores["weights"]["random"]:
-                print(f"    with weights {scores['weights']['source']}: THESE NUMBERS MEAN NOTHING")
-    print()
-    for title, key in (("R-precision", "r_precision"), ("R-precision by CLIP", "r_precision_clip")):
-        score = results.get(key, {})
-        if "skipped" in score:
-            print(f"{title}: skipped, {score['skipped']}")
-        elif score:
-            row(title, "generated", "real", "chance")
-            pairs = (f"{score[name]['mean']:.3f} ± {score[name]['std']:.3f}" for name in ("generated", "real"))
-            row(f"  of {score['candidates']} captions", *pairs, score["chance"])

@@ -5,7 +5,7 @@ from ._conditional_frechet import conditional_frechet_distance
 from ._diversity import prompt_diversity, vendi_score
 from ._inception_score import InceptionScore, inception_score
 from ._kernel_distance import KernelDistance, kernel_distance
-from ._mask_iou import StageIoU, StageIoUs, mask_iou, stage_ious
+from ._mask_iou import StageIoU, StageIoUs, foreground_on_white, mask_iou, stage_ious
 from ._neighbours import DensityCoverage, Nearest, data_copying, density_coverage, nearest_features
 from ._r_precision import RPrecision, r_precision
 from .attributes import (
@@ -18,6 +18,7 @@ from .attributes import (
 from .clip import CLIPEncoder
 from .frechet import GaussianStatistics, StreamingStatistics, frechet_distance
 from .inception import InceptionV3
+from .outside import JudgedImages, OutsideJudge
 from .picture_statistics import PictureStatistics
 from .protocols import PROTOCOLS, Protocol
 
@@ -32,8 +33,10 @@ __all__ = [
     "GaussianStatistics",
     "InceptionScore",
     "InceptionV3",
+    "JudgedImages",
     "KernelDistance",
     "Nearest",
+    "OutsideJudge",
     "PictureStatistics",
     "Protocol",
     "RPrecision",
@@ -44,6 +47,7 @@ __all__ = [
     "conditional_frechet_distance",
     "data_copying",
     "density_coverage",
+    "foreground_on_white",
     "frechet_distance",
     "inception_score",
     "kernel_distance",

@@ -4,6 +4,7 @@ from .biggan import BigGANBlock, BigGANDeepBlock, BigGANDiscriminator, BigGANGen
 from .clip import BridgeBlock, CLIPAdapter, CLIPFeatures, CLIPImageEncoder, CLIPMapper
 from .dfgan import DFBlock, DFGenerator, GeneratorOutput
 from .discriminators import MatchingAwareDiscriminator
+from .features import FeatureDiscriminator
 from .galip import CLIPBlock, GALIPDiscriminator, GALIPGenerator
 from .patch import MultiscaleDiscriminator, PatchDiscriminator, PatchOutput
 from .projection import ProjectionBlock, ProjectionDiscriminator, ProjectionGenerator
@@ -26,6 +27,7 @@ __all__ = [
     "CLIPMapper",
     "DFBlock",
     "DFGenerator",
+    "FeatureDiscriminator",
     "GALIPDiscriminator",
     "GALIPGenerator",
     "GeneratorOutput",
