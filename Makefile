@@ -45,6 +45,7 @@ test-slow: install
 docs: .venv/installed-docs
 	$(BIN)/python docs/tools/diagrams.py build/docs
 	$(BIN)/python docs/tools/pictures.py build/docs
+	$(BIN)/python docs/tools/overview.py docs/api build/docs
 	$(BIN)/python docs/tools/benchmarks.py benchmarks/results build/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
