@@ -336,7 +336,7 @@ BAD = {
     'running statistics go with stats="batch"': dict(
         stats="none", running_mean=torch.zeros(6), running_var=torch.zeros(6)
     ),
-    "training=False normalizes by running": dict(training=False),
+    "training=False normalises by running": dict(training=False),
     r"momentum must be in \[0, 1\], got 2": dict(momentum=2),
     r"momentum must be in \[0, 1\], got nan": dict(momentum=NAN),
     "eps must be > 0, got 0": dict(eps=0),

@@ -16,7 +16,7 @@ from ._statistics import SharesStatistics, batch_statistics
 
 
 class AffineNorm2d(SharesStatistics):
-    """Normalizes by its child ``normalize``; gamma and beta come from a subclass.
+    """Normalises by its child ``normalize``; gamma and beta come from a subclass.
 
     ``normalize`` is a module of torch's and may be converted, frozen, hooked or replaced; then it is called. Where
     it is plain, all is one call of the fused op.
@@ -64,7 +64,7 @@ class AffineNorm2d(SharesStatistics):
     def _modulate(
         self, x: Tensor, gamma: Tensor, beta: Tensor, mask: Tensor | None, upsample: Literal[1, 2]
     ) -> Tensor:
-        """Normalize by ``normalize``; then scale, shift and activate."""
+        """Normalise by ``normalize``; then scale, shift and activate."""
         if x.dim() != 4 or x.shape[1] != self.num_features:
             raise ValueError(
                 f"x must be (N, C, H, W) with C = num_features = {self.num_features}, got {tuple(x.shape)}"
@@ -134,7 +134,7 @@ def normalization(
 
 
 def _statistics(norm: nn.Module) -> dict[str, Any] | None:
-    """Options with which the op normalizes as ``norm`` would; None for a module that must be called."""
+    """Options with which the op normalises as ``norm`` would; None for a module that must be called."""
     if is_plain(norm, nn.BatchNorm2d) and not norm.affine:
         return batch_statistics(cast(nn.BatchNorm2d, norm))
     if is_plain(norm, nn.Identity):

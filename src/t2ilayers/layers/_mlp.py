@@ -16,7 +16,7 @@ def mlp(
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> nn.Sequential:
-    """Linear -> ReLU -> Linear, as torch initializes them."""
+    """Linear -> ReLU -> Linear, as torch initialises them."""
     return nn.Sequential(
         nn.Linear(in_features, hidden_dim, device=device, dtype=dtype),
         nn.ReLU(),

@@ -1,4 +1,4 @@
-"""Batch statistics that a layer normalizes by: whose they are, and who shares them."""
+"""Batch statistics that a layer normalises by: whose they are, and who shares them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SharesStatistics(nn.Module):
 
 
 def batch_statistics(norm: nn.BatchNorm2d) -> dict[str, Any]:
-    """Options with which ``masked_affine_norm`` normalizes as ``norm`` would; counts the batch, as a call would.
+    """Options with which ``masked_affine_norm`` normalises as ``norm`` would; counts the batch, as a call would.
 
     Args:
         norm: its own mode decides, not that of the module that holds it: frozen norms stay frozen.

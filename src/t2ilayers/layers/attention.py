@@ -17,7 +17,7 @@ class SelfAttention2d(nn.Module):
         a_{ij} = \mathrm{softmax}_j\big(\theta(x)_i^\top\, \mathrm{pool}(\phi(x))_j\big), \qquad
         y_i = x_i + g\, o\Big(\sum_j a_{ij}\, \mathrm{pool}(v(x))_j\Big)
 
-    :math:`\theta, \phi` (C/8 channels), v (C/2) and o (C) are spectrally normalized 1x1 convolutions without bias;
+    :math:`\theta, \phi` (C/8 channels), v (C/2) and o (C) are spectrally normalised 1x1 convolutions without bias;
     ``pool`` is the maximum over 2x2 places, and g one learned scalar that starts at 0.
 
     Args:

@@ -19,13 +19,13 @@ Condition = Literal["mlp", "linear", "embedding"]
 
 
 class ConditionalNorm2d(AffineNorm2d):
-    r"""Normalize, then scale and shift by what a condition says, where a mask says.
+    r"""Normalise, then scale and shift by what a condition says, where a mask says.
 
     .. math::
         y &= \mathrm{act}\big((1 + \gamma(e)\, m)\, \hat{x} + \beta(e)\, m\big) && \text{scale="residual"} \\
         y &= \mathrm{act}\big((1 - m + \gamma(e)\, m)\, \hat{x} + \beta(e)\, m\big) && \text{scale="absolute"}
 
-    Without a mask, :math:`m = 1`. The layer starts as plain normalization: what makes :math:`\gamma` starts at 0,
+    Without a mask, :math:`m = 1`. The layer starts as plain normalisation: what makes :math:`\gamma` starts at 0,
     or at 1 where the scale is absolute, and what makes :math:`\beta` at 0.
 
     The children are torch's own modules: ``normalize`` gives :math:`\hat{x}` (``nn.BatchNorm2d``,
@@ -49,8 +49,8 @@ class ConditionalNorm2d(AffineNorm2d):
         eps: added to the variance.
         momentum: weight of the new batch in the running statistics, in [0, 1], or None for the mean over all
             batches. Only with ``stats="batch"``.
-        running_count: see :func:`~t2ilayers.ops.masked_affine_norm`: ``"output"`` upsamples and then normalizes,
-            ``"input"`` normalizes and then upsamples.
+        running_count: see :func:`~t2ilayers.ops.masked_affine_norm`: ``"output"`` upsamples and then normalises,
+            ``"input"`` normalises and then upsamples.
         impl: see :func:`~t2ilayers.ops.masked_affine_norm`.
         device: of parameters and buffers.
         dtype: of parameters and buffers.

@@ -108,7 +108,7 @@ class AdaptiveGroupNorm2d(ConditionalNorm2d):
 
 
 class FiLM2d(ConditionalNorm2d):
-    r"""Feature-wise linear modulation: a scale and a shift of the condition, without normalization.
+    r"""Feature-wise linear modulation: a scale and a shift of the condition, without normalisation.
 
     .. math:: y = \mathrm{act}\big(\gamma(e)\, x + \beta(e)\big)
 

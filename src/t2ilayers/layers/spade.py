@@ -1,4 +1,4 @@
-"""SPADE2d: normalization whose scale and shift are maps, drawn from a map of labels."""
+"""SPADE2d: normalisation whose scale and shift are maps, drawn from a map of labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ._affine_norm import AffineNorm2d
 
 
 class SPADE2d(AffineNorm2d):
-    r"""Spatially-adaptive normalization.
+    r"""Spatially-adaptive normalisation.
 
     .. math::
         h &= \mathrm{ReLU}(\mathrm{conv}(\mathrm{resize}(s))) \\

@@ -22,7 +22,7 @@ class ToPicture(nn.Conv2d):
 
 
 class SpectralToPicture(SpectralConv2d):
-    """The same, spectrally normalized."""
+    """The same, spectrally normalised."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return few_channels_conv2d(input, weight, bias)

@@ -82,7 +82,7 @@ class BigGANBlock(nn.Module):
 
     ``norm`` is :class:`~t2ilayers.layers.ConditionalBatchNorm2d` with a residual scale,
     :math:`(1 + G c)\, \hat{x} + B c`; ``up`` is nearest. The shortcut is a 1x1 convolution where the width or the
-    size changes, else the identity. Convolutions, G and B are spectrally normalized; tables of classes are not.
+    size changes, else the identity. Convolutions, G and B are spectrally normalised; tables of classes are not.
 
     Args:
         in_channels: channels of ``x``.
@@ -312,7 +312,7 @@ class BigGANDiscriminator(ResidualDiscriminator):
     .. math:: D(I, c) = \mathrm{head}(\mathrm{features}(I), c)
 
     :class:`~t2ilayers.layers.PreActivationBlock`\ s, then :class:`~t2ilayers.layers.ProjectionHead`, all
-    spectrally normalized.
+    spectrally normalised.
 
     Args:
         image_size: S: 32, 64, 128, 256 or 512.

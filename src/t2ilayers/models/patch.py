@@ -36,7 +36,7 @@ class PatchDiscriminator(nn.Module):
         f_{i+1} = \mathrm{lrelu}(\mathrm{IN}(\mathrm{conv}(f_i))), \quad \mathrm{logits} = \mathrm{conv}(f_n)
 
     All convolutions are 4x4 with padding 2, of stride 2 but for the last two. Those between the first and the last
-    are spectrally normalized and have no bias. IN is instance norm without affine.
+    are spectrally normalised and have no bias. IN is instance norm without affine.
 
     Args:
         in_channels: channels of the input.

@@ -58,7 +58,7 @@ class ProjectionBlock(nn.Module):
         out_channels: channels of ``y``.
         num_classes: K, for :class:`~t2ilayers.layers.ConditionalBatchNorm2d`; 0 for ordinary batch norm.
         upsample: whether ``y`` is twice as large as ``x``.
-        spectral_norm: whether convolutions are spectrally normalized, as in SAGAN.
+        spectral_norm: whether convolutions are spectrally normalised, as in SAGAN.
         impl: see :func:`~t2ilayers.ops.masked_affine_norm`.
 
     Shapes:
@@ -140,7 +140,7 @@ class ProjectionGenerator(nn.Module):
         z_dim: length of the noise.
         num_classes: K; 0 for pictures of no class.
         attention: sides of the maps that attend to themselves (:class:`~t2ilayers.layers.SelfAttention2d`).
-        spectral_norm: whether convolutions and the Linear are spectrally normalized.
+        spectral_norm: whether convolutions and the Linear are spectrally normalised.
         impl: see :func:`~t2ilayers.ops.masked_affine_norm`.
 
     Shapes:
@@ -219,7 +219,7 @@ class ProjectionDiscriminator(ResidualDiscriminator):
     .. math:: D(I, c) = \mathrm{head}(\mathrm{features}(I), c)
 
     :class:`~t2ilayers.layers.PreActivationBlock`\ s, then :class:`~t2ilayers.layers.ProjectionHead`, all
-    spectrally normalized. cGAN-PD's as it stands; SNGAN's with ``num_classes=0``; SAGAN's with ``attention``: 8
+    spectrally normalised. cGAN-PD's as it stands; SNGAN's with ``num_classes=0``; SAGAN's with ``attention``: 8
     for pictures of 32 px, 32 for those of 128. Published widths are 128 at 32 px and 1024 at the other sizes;
     cGAN-PD's and SAGAN's code has 128 at 128 px by default.
 

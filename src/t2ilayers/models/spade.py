@@ -38,7 +38,7 @@ class SPADEBlock(nn.Module):
         upsample: whether ``y`` is twice as large as ``x``.
         kernel_size: of the convolutions in :class:`~t2ilayers.layers.SPADE2d`.
         stats: of :class:`~t2ilayers.layers.SPADE2d`.
-        spectral_norm: whether the block's own convolutions are spectrally normalized.
+        spectral_norm: whether the block's own convolutions are spectrally normalised.
         impl: see :func:`~t2ilayers.ops.masked_affine_norm`.
 
     Shapes:
@@ -109,7 +109,7 @@ class SPADEGenerator(nn.Module):
         upsampling: ``"normal"`` upsamples 5 times, ``"more"`` 6 times, ``"most"`` 7 times, with one more block.
         kernel_size: of :class:`~t2ilayers.layers.SPADE2d`.
         stats: of :class:`~t2ilayers.layers.SPADE2d`.
-        spectral_norm: whether convolutions of the blocks are spectrally normalized.
+        spectral_norm: whether convolutions of the blocks are spectrally normalised.
         impl: see :func:`~t2ilayers.ops.masked_affine_norm`.
 
     Shapes:

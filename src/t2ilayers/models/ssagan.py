@@ -100,7 +100,7 @@ class SSAGAN(nn.Module):
     everything around it the same; their pictures come without masks.
 
     Args:
-        config: sizes of all parts.
+        config: the sizes of its parts.
         vocabulary: words of the captions; needed by :meth:`generate` and :meth:`save_pretrained`. Its length
             must be ``config.vocab_size``.
 

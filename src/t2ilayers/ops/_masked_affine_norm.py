@@ -1,4 +1,4 @@
-"""Masked affine normalization: the public function, its rules for statistics."""
+"""Masked affine normalisation: the public function, its rules for statistics."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def masked_affine_norm(
     process_group: dist.ProcessGroup | None = None,
     impl: Impl = "auto",
 ) -> Tensor:
-    r"""Normalize, then scale and shift each sample where its mask says.
+    r"""Normalise, then scale and shift each sample where its mask says.
 
     .. math::
         y_{nchw} = \mathrm{act}\big(a_{nchw}\, \hat{x}_{nchw} + \beta_{nc} m_{nhw}\big),
@@ -65,7 +65,7 @@ def masked_affine_norm(
         xhat = F.batch_norm(x, running_mean, running_var, None, None, training, momentum, eps)
         y = act((1 + gamma[:, :, None, None] * mask) * xhat + beta[:, :, None, None] * mask)
 
-    Where the mask is 0 it is plain normalization. Without a mask it is the norm of many models:
+    Where the mask is 0 it is plain normalisation. Without a mask it is the norm of many models:
 
     ====================================================  ====================================================
     conditional batch norm (BigGAN, arXiv 1809.11096)     the defaults
@@ -201,7 +201,7 @@ def _check_statistics(
             if tensor.shape != (c,):
                 raise ValueError(f"{name} must be (C,) = ({c},), got {tuple(tensor.shape)}")
     elif stats == "batch" and not training:
-        raise ValueError("training=False normalizes by running statistics, got none; pass both of them")
+        raise ValueError("training=False normalises by running statistics, got none; pass both of them")
     if process_group is not None and stats != "batch":
         raise ValueError(f'process_group shares batch statistics, got {stats=}; use stats="batch"')
     if stats == "batch":

@@ -13,7 +13,7 @@ Impl = Literal["auto", "reference", "native"]
 RunningCount = Literal["output", "input"]
 """Which values the running variance counts."""
 Scale = Literal["residual", "absolute"]
-"""Whether gamma 0 or gamma 1 leaves normalized features as they are."""
+"""Whether gamma 0 or gamma 1 leaves normalised features as they are."""
 Stats = Literal["batch", "instance", "group", "none"]
 """What one mean and variance is taken over."""
 

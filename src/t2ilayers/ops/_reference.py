@@ -24,9 +24,9 @@ def reference(
     running: Running | None = None,
     process_group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Normalize by the statistics of x or by ``given`` ones, (mean, var), then modulate and activate.
+    """Normalise by the statistics of x or by ``given`` ones, (mean, var), then modulate and activate.
 
-    Normalizing before upsampling is the same arithmetic on a quarter of the values.
+    Normalising before upsampling is the same arithmetic on a quarter of the values.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     xs = x.to(dtype)
@@ -89,7 +89,7 @@ def _activated(z: Tensor, slope: float, silu: bool) -> Tensor:
 def _batch_norm(
     xs: Tensor, eps: float, running: Running | None, process_group: dist.ProcessGroup | None
 ) -> Tensor:
-    """Normalize by the batch's statistics and update the running ones."""
+    """Normalise by the batch's statistics and update the running ones."""
     local = values_per_channel(xs)
     count: int | Tensor = local
     if process_group is None:

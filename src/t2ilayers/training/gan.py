@@ -49,7 +49,7 @@ class MatchingAwareConfig:
         penalty: "joint" adds MA-GP to the discriminator's loss; "two-step" takes it as a second
             optimizer step on the updated weights, as the published code does.
         penalty_every: take MA-GP every so many iterations, at least 1, with so many times its weight (lazy
-            regularization, StyleGAN2, arXiv 1912.04958).
+            regularisation, StyleGAN2, arXiv 1912.04958).
         penalty_weight: of MA-GP, at least 0.
         penalty_power: of MA-GP, at least 2.
         contrast_weight: of a contrastive loss, at least 0, which leaves it out. Among all sentences of the batch
