@@ -128,7 +128,7 @@ def test_retrieval_counts_what_is_found(shards, tmp_path):
     config = PretrainConfig(candidates=8, batch_size=3)
     held_out = CaptionShards(shards, "test", image_size=16)
     measured = script.retrieval(pair, held_out, config)
-    assert measured == {"r_precision": 0.75, "recall_i2t": 0.75, "recall_t2i": 0.75}
+    assert measured == {"r_precision": 0.75, "candidates": 8, "recall_i2t": 0.75, "recall_t2i": 0.75}
     # By default a picture chooses among as many captions as there are, up to 100.
     assert script.retrieval(pair, held_out, PretrainConfig(batch_size=3)) == measured
     # Where two pictures have the same caption, either is found.

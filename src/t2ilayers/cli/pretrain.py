@@ -57,7 +57,7 @@ def save_encoders(pair: EncoderPair, folder: Path) -> None:
 def retrieval(pair: EncoderPair, held_out: CaptionedDataset, config: PretrainConfig) -> dict[str, float]:
     """How well held-out pictures and captions find each other; one caption per picture, the same each time.
 
-    R-precision, and recall@1 among all of them from picture to caption and back. Captions of the same words count
+    R-precision and its candidates, and recall@1 among all of them from picture to caption and back. Captions of the same words count
     as one, since nothing tells them apart. Where a picture has no caption of another class to be told from, there
     is no R-precision.
     """
@@ -76,12 +76,12 @@ def retrieval(pair: EncoderPair, held_out: CaptionedDataset, config: PretrainCon
     candidates = config.candidates
     if candidates is None:
         candidates = min(CANDIDATES, 1 + fewest_others(classes.tolist(), words))
-    measured = {}
+    measured: dict[str, float] = {}
     if candidates > 1 or config.candidates is not None:
         score = r_precision(
             images, texts, classes, captions=captions, candidates=candidates, folds=1, seed=config.seed
         )
-        measured["r_precision"] = score.mean
+        measured |= {"r_precision": score.mean, "candidates": candidates}
     found = {
         "recall_i2t": (images @ texts.T).argmax(1),
         "recall_t2i": (texts @ images.T).argmax(1),
@@ -104,7 +104,10 @@ def fewest_others(class_ids: Sequence[int], words: Sequence[tuple[str, ...]]) ->
 
 
 def said(measured: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
+    return ", ".join(
+        f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in measured.items()
+    )
 
 
 def learning_rate(config: PretrainConfig, epoch: int) -> float:
