@@ -57,9 +57,9 @@ def save_encoders(pair: EncoderPair, folder: Path) -> None:
 def retrieval(pair: EncoderPair, held_out: CaptionedDataset, config: PretrainConfig) -> dict[str, float]:
     """How well held-out pictures and captions find each other; one caption per picture, the same each time.
 
-    R-precision and its candidates, and recall@1 among all of them from picture to caption and back. Captions of the same words count
-    as one, since nothing tells them apart. Where a picture has no caption of another class to be told from, there
-    is no R-precision.
+    R-precision and its candidates, and recall@1 among all of them from picture to caption and back. Captions of
+    the same words count as one, since nothing tells them apart. Where a picture has no caption of another class to
+    be told from, there is no R-precision.
     """
     pair.eval()
     spread = np.linspace(0, len(held_out) - 1, min(MOST_HELD_OUT, len(held_out))).round().astype(int)
