@@ -23,6 +23,7 @@ from t2ilayers.losses import (
 from t2ilayers.metrics import (
     PROTOCOLS,
     AttributeClassifier,
+    OutsideJudge,
     StreamingStatistics,
     attribute_accuracy,
     frechet_distance,
@@ -124,6 +125,16 @@ A, B, IDS, MAP = draw(0), draw(1), torch.arange(4), draw(2).view(1, 1, 8, 8)
 gan, pair = cache(lambda: small_gan().eval()), cache(lambda: small_pair().eval())
 df_generator = cache(lambda: DFGenerator(16, 2, z_dim=16, cond_dim=16).eval())
 judge = cache(lambda: AttributeClassifier(16).eval())
+
+
+def outside_judge():
+    def lengths(captions):
+        return [[len(caption), caption.count("e")] for caption in captions]
+
+    pairs = torch.stack([SHAPES.image(i) for i in range(12)]), [SHAPES.captions(i) for i in range(12)]
+    return OutsideJudge(lambda images: [images], lengths, image_size=16).fit([pairs])
+
+
 MADE = {
     "noise": lambda: gan().generate(["red"], seed=3),
     "truncated noise": lambda: gan().generate(["a red circle"], seed=3, truncation=0.5),
@@ -142,6 +153,7 @@ MADE = {
     "prepared pictures": lambda: [p.prepare(SHAPES[0]["image"][None]) for p in PROTOCOLS.values()],
     "a trained judge": lambda: train_attribute_classifier(16, seed=1, steps=2, batch_size=4).state_dict(),
     "what it says": lambda: str(attribute_accuracy(judge(), MAP.repeat(1, 3, 2, 2), ["a red star"])),
+    "the outside judge": lambda: outside_judge().look(torch.stack([SHAPES[0]["image"]])),
     "DAMSM": lambda: damsm_loss(
         A[:, :, None, None].expand(4, 16, 3, 3), A, B[:, :, None].expand(4, 16, 5), B, 0 * IDS + 5, IDS
     ),

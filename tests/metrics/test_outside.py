@@ -43,12 +43,16 @@ def fitted(**changes):
 # The map
 
 
+def views(x, y):
+    return Views(x, y, torch.arange(len(x)))
+
+
 def test_canonical_directions_are_those_of_the_whitened_covariance():
     """With numpy: inverse roots by its own eigenvectors, correlations by its own singular values."""
     y = random(200, 3)
     x = torch.cat([y @ random(3, 4, seed=1) + 0.5 * random(200, 4, seed=2), 7 * random(200, 1, seed=3)], dim=1)
     strength = 0.2
-    to_x, to_y = Views(x, y).maps(strength)
+    to_x, to_y = views(x, y).maps(strength)
     a, b = ((part - part.mean(0)).numpy() / part.numpy().std(0) for part in (x, y))
 
     def inverse_root(part):
@@ -64,7 +68,7 @@ def test_canonical_directions_are_those_of_the_whitened_covariance():
 def test_without_regularisation_codes_have_the_canonical_correlations_as_their_covariance():
     y = random(500, 2)
     x = y @ torch.tensor([[3.0, 1.0], [0.0, 2.0]], dtype=torch.float64) + random(500, 2, seed=1)
-    to_x, to_y = Views(x, y).maps(0.0)
+    to_x, to_y = views(x, y).maps(0.0)
     codes, sentences = to_x(x), to_y(y)
     s = (codes.square().mean(0)).sqrt()  # each direction is scaled by its correlation
     torch.testing.assert_close(codes.T @ codes / 500, torch.diag(s**2))
@@ -74,7 +78,7 @@ def test_without_regularisation_codes_have_the_canonical_correlations_as_their_c
 
 def test_a_column_that_never_changes_is_left_out():
     x = torch.cat([random(50, 2), torch.full((50, 1), 5.0, dtype=torch.float64)], dim=1)
-    to_x, _ = Views(x, random(50, 2, seed=1)).maps(0.1)
+    to_x, _ = views(x, random(50, 2, seed=1)).maps(0.1)
     assert to_x.weight.isfinite().all()
     torch.testing.assert_close(to_x(x), to_x(x + torch.tensor([0.0, 0, 1e-9])))
 
@@ -82,9 +86,16 @@ def test_a_column_that_never_changes_is_left_out():
 def test_fewer_rows_than_columns():
     """Every pair twice is the same covariance, by the other decomposition."""
     x, y = random(20, 30), random(20, 3, seed=1)
-    few = Views(x, y).maps(0.3)
-    many = Views(x.repeat(2, 1), y.repeat(2, 1)).maps(0.3)
+    few = views(x, y).maps(0.3)
+    many = views(x.repeat(2, 1), y.repeat(2, 1)).maps(0.3)
     torch.testing.assert_close(few[0](x) @ few[1](y).T, many[0](x) @ many[1](y).T)
+
+
+def test_rows_that_are_in_several_pairs_or_in_none():
+    x, y = random(30, 4), random(40, 3, seed=1)
+    owner = torch.randint(0, 20, (40,), generator=torch.Generator().manual_seed(0))  # ten rows have no pair
+    ours, theirs = Views(x, y, owner).maps(0.3), views(x[owner], y).maps(0.3)
+    torch.testing.assert_close(ours[0](x) @ ours[1](y).T, theirs[0](x) @ theirs[1](y).T)
 
 
 # The judge

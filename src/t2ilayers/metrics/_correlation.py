@@ -19,19 +19,24 @@ class LinearMap(NamedTuple):
 
 
 class Views:
-    r"""The moments of paired rows ``x (N, D)`` and ``y (N, E)``, from which :meth:`maps` are had for any strength.
+    r"""Moments of pairs of rows ``x (N, D)`` and ``y (M, E)``, from which :meth:`maps` are had for any strength.
 
-    Each column is divided by its standard deviation first, so that one strength suits both views.
+    Row j of y makes a pair with row ``owner[j]`` of x, which may be in several pairs, or in none. Each column is
+    divided by its standard deviation first, so that one strength suits both views.
 
     Source: Hotelling, "Relations between two sets of variates", 1936; the regularisation, Vinod, "Canonical ridge
     and econometrics of joint production", 1976; the scaling by correlations, Gong et al., arXiv 1212.4522.
     """
 
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        (self._mean_x, self._scale_x, x), (self._mean_y, self._scale_y, y) = _standardised(x), _standardised(y)
+    def __init__(self, x: Tensor, y: Tensor, owner: Tensor) -> None:
+        pairs = owner.bincount(minlength=len(x)).to(x)
+        self._mean_x, self._scale_x, x = _standardised(x, pairs / len(y))
+        self._mean_y, self._scale_y, y = _standardised(y, torch.full_like(y[:, 0], 1 / len(y)))
         # Of one eigendecomposition a view there follow the inverse roots for every strength.
-        (self._values_x, self._axes_x), (self._values_y, self._axes_y) = _principal_axes(x), _principal_axes(y)
-        self._cross = self._axes_x.T @ (x.T @ y / len(x)) @ self._axes_y
+        self._values_x, self._axes_x = _principal_axes(x * (pairs / len(y)).sqrt()[:, None])
+        self._values_y, self._axes_y = _principal_axes(y / len(y) ** 0.5)
+        captions = x.new_zeros(len(x), y.shape[1]).index_add_(0, owner, y)
+        self._cross = self._axes_x.T @ (x.T @ captions / len(y)) @ self._axes_y
 
     def maps(self, strength: float) -> tuple[LinearMap, LinearMap]:
         r"""Canonical directions :math:`(C + \lambda I)^{-1/2} u`, each times its correlation, best first."""
@@ -45,17 +50,18 @@ class Views:
         )
 
 
-def _standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    mean = x.mean(0)
-    scale = x.std(0, correction=0)
+def _standardised(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and standard deviation of the columns, rows counting by their weights, and x with 0 and 1 for them."""
+    mean = weights @ x
+    scale = (weights @ (x - mean).square()).sqrt()
     scale = torch.where(scale > 1e-6 * scale.max(), scale, 1.0)  # a column that never changes stays near 0
     return mean, scale, (x - mean) / scale
 
 
 def _principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues ``(R,)`` and vectors ``(D, R)`` of the covariance; with fewer rows than D, as many as rows."""
+    r"""Eigenvalues ``(R,)`` and vectors ``(D, R)`` of :math:`x^\top x`; R is the smaller of N and D."""
     if len(x) < x.shape[1]:
         _, values, vh = torch.linalg.svd(x, full_matrices=False)
-        return values**2 / len(x), vh.T
-    values, vectors = torch.linalg.eigh(x.T @ x / len(x))
+        return values**2, vh.T
+    values, vectors = torch.linalg.eigh(x.T @ x)
     return values, vectors

@@ -146,22 +146,19 @@ class OutsideJudge:
                 count += 1
         if count < 10:
             raise ValueError(f"pairs must have at least 10 pictures, got {count}; some thousand are better")
-        texts = self._embedded(captions)
-        owner = torch.tensor(owners, device="cpu")
-        x = torch.cat(features)[owner]
-        held_out = torch.zeros(count, dtype=torch.bool, device="cpu")
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed), device="cpu")
-        held_out[order[: max(count // 5, 2)]] = True
-        held_out = held_out[owner]
-        views = Views(x[~held_out], texts[~held_out])
+        x, texts, owner = torch.cat(features), self._embedded(captions), torch.tensor(owners, device="cpu")
+        chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed), device="cpu")
+        held_out = torch.isin(owner, chosen[: max(count // 5, 2)])
+        views = Views(x, texts[~held_out], owner[~held_out])
         ranks = {}
         for strength in _STRENGTHS:
             to_image, to_text = views.maps(strength)
-            ranks[strength] = _mean_reciprocal_rank(to_image(x[held_out]), to_text(texts[held_out]))
+            codes, sentences = to_image(x)[owner[held_out]], to_text(texts[held_out])
+            ranks[strength] = _mean_reciprocal_rank(codes, sentences)
         self.strength = max(ranks, key=lambda strength: ranks[strength])
         self.held_out_rank = ranks[self.strength]
         self.pairs = len(texts)
-        self._maps = Views(x, texts).maps(self.strength)
+        self._maps = Views(x, texts, owner).maps(self.strength)
         return self
 
     def look(self, images: Tensor) -> JudgedImages:
