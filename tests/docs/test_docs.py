@@ -184,3 +184,13 @@ def test_an_evaluation_is_listed_number_by_number(tmp_path):
     text = benchmarks.page(tmp_path)
     assert "| r precision generated mean | 0.432 |" in text
     assert "| seed" not in text
+
+
+def test_the_page_to_try_tells_what_was_measured_of_its_model():
+    page = (ROOT / "docs" / "try.md").read_text()
+    measured = json.loads((ROOT / "benchmarks" / "results" / "shapes32.json").read_text())["attributes"]
+    told = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \|$", page, re.MULTILINE)
+    assert {name for name, *_ in told} == set(measured)
+    for name, generated, chance in told:
+        assert float(generated) == pytest.approx(measured[name]["generated"], abs=0.0051)  # of two decimals
+        assert float(chance) == pytest.approx(measured[name]["chance"], abs=0.0051)  # of two decimals
