@@ -36,6 +36,7 @@ WIDTH = """
 return {page: document.documentElement.scrollWidth, window: document.documentElement.clientWidth,
     wide: [...document.querySelectorAll("article *")]
         .filter((e) => !e.closest(".highlight, .katex-display, .katex-mathml, .md-typeset__scrollwrap, pre"))
+        .filter((e) => !e.closest(".hide-tail"))  // of a root, which KaTeX cuts off itself
         .filter((e) => e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.outerHTML.slice(0, 80))};
 """
 
