@@ -87,7 +87,7 @@ def test_generator_steps_leave_no_gradient_in_the_judges():
     step.encoder_step.optimizer.zero_grad()
     text = TextFeatures(torch.randn(8, 256, int(BATCH["lengths"].max())), torch.randn(8, 256))
     fake = step.model.generator(torch.randn(8, 100), text.sentence).images
-    step._generator(BATCH, text, text.sentence, fake)
+    step._generator(BATCH, text, text.sentence, fake, fake)
     assert all(p.grad is None for p in step.model.discriminator.parameters())
     assert all(p.grad is None for p in step.model.image_encoder.parameters())
 

@@ -32,6 +32,7 @@ class SSAGeneratorOutput(NamedTuple):
         masks: one mask per block, coarse to fine, ``(N, 1, s, s)`` for s = 4, 8, ..., S, in [0, 1].
 
     Example:
+        >>> import torch
         >>> output = SSAGenerator(16, ngf=4)(torch.randn(2, 100), torch.randn(2, 256))
         >>> [tuple(mask.shape) for mask in output.masks]
         [(2, 1, 4, 4), (2, 1, 8, 8), (2, 1, 16, 16)]
@@ -96,6 +97,7 @@ class SSAGenerator(nn.Module):
     Source: arXiv 2104.00567.
 
     Example:
+        >>> import torch
         >>> generator = SSAGenerator(image_size=32, ngf=8)
         >>> images, masks = generator(torch.randn(2, 100), torch.randn(2, 256))
         >>> images.shape, len(masks)
