@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
@@ -48,7 +47,7 @@ def report() -> Iterator[tuple[str, str]]:
     yield "Python", platform.python_version()
     yield "platform", platform.platform()
     yield "C++ compiler", _answer(_compilers.find_compiler, "cpu")
-    yield "ninja", shutil.which("ninja") or "none; files are compiled one after the other"
+    yield "ninja", build.find_ninja() or "none; setuptools starts the compilers"
     yield "CUDA compiler", _answer(_compilers.find_compiler, "cuda")
     gpus = range(torch.cuda.device_count() if build.no_device("cuda") is None else 0)
     yield "GPUs", ", ".join(torch.cuda.get_device_name(i) for i in gpus) or "none"

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+from itertools import chain
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Any
 
 from setuptools import Distribution
 from torch.utils import cpp_extension
@@ -43,6 +47,19 @@ def main() -> None:
             compiler = dict.fromkeys(names & set(self.compiler.executables), job["compiler"])
             self.compiler.set_executables(**compiler, linker_so=job["linker"])
             super().build_extensions()
+
+        def build_extension(self, extension: Any) -> None:
+            one_by_one = self.compiler.compile
+
+            def at_once(sources: list[str], **options: Any) -> list[str]:
+                with ThreadPool(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
+                    objects = pool.imap(lambda source: one_by_one([source], **options), sources)
+                    return [*chain.from_iterable(objects)]
+
+            # For CUDA torch changes the compiler's settings from file to file.
+            if job["device"] == "cpu" and not self.use_ninja:
+                self.compiler.compile = at_once
+            super().build_extension(extension)
 
     # torch takes a compiler of several words for a file name, and quotes none of these in its ninja file.
     simple = len(job["compiler"]) == 1 and not set("$:|\n") & set(str(Path.cwd()))

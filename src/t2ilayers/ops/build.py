@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import sys
 import threading
 from collections.abc import Sequence
@@ -222,6 +223,16 @@ def _key(device: str, sources: dict[str, bytes], architectures: tuple[int, ...])
     return f"t2ilayers_{device}-{digest((sources, how, where))}"
 
 
+def _path() -> str:
+    """Where programs are looked for: in PATH, and beside this Python, where pip puts ninja."""
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
+
+
+def find_ninja() -> str | None:
+    """The ninja that compiles, or None where setuptools starts the compilers itself."""
+    return shutil.which("ninja", path=_path())
+
+
 def _compile(
     folder: Path, *, device: str, sources: dict[str, bytes], architectures: tuple[int, ...], compiler: Compiler
 ) -> bytes:
@@ -247,7 +258,7 @@ def _compile(
     # What would change the library without being in its key stays out, and whatever this process imports from.
     environment = {k: v for k, v in os.environ.items() if k not in ("CC", "PYTORCH_NVCC")} | {
         "CXX": compiler.command[0],  # ninja's, where one word is all
-        "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]),
+        "PATH": _path(),
         "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
         "PYTHONSAFEPATH": "1",
         "T2ILAYERS_BUILD": "0",  # should sys.executable be a program that uses this library
