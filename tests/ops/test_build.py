@@ -268,6 +268,7 @@ def test_a_compiler_that_hangs_is_ended_with_all_it_has_started(tiny, tmp_path, 
     with pytest.raises(RuntimeError, match=r"^the compiler does not run \(ended after 0.5 s\); python -m"):
         _compilers.run(["sh", "-c", hang], "the compiler does not run", limit=0.5)
     assert os.read(reader, 100) == b"alive\n"
+    select.select([reader], [], [], 30)  # those that were ended may take a moment
     assert os.read(reader, 100) == b""  # nobody has it open for writing any more
     os.close(reader)
 
@@ -279,6 +280,7 @@ def test_a_compiler_that_hangs_is_ended_with_all_it_has_started(tiny, tmp_path, 
         with pytest.raises(RuntimeError, match=r"^ninja does not end \(ended after 2 s\)"):
             _compilers.run(["ninja", "-C", str(tmp_path)], "ninja does not end", limit=2)
         assert os.read(reader, 100) == b"alive\n"
+        select.select([reader], [], [], 30)
         assert os.read(reader, 100) == b""
         os.close(reader)
 
@@ -378,6 +380,7 @@ print(torch.ops.t2ilayers.twice(x).tolist())
     assert ops.compilations() == 1
 
 
+@pytest.mark.skipif(torch.version.cuda is not None, reason="it would compile the kernels for CUDA as well")
 def test_the_doctor_compiles_only_when_told_to(ops):
     code = """
 doctor.main([])

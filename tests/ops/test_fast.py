@@ -282,7 +282,7 @@ def test_mlps_of_one_condition_or_of_one_each():
 def test_mlps_are_few_products(shared):
     modules = [mlp(5, 7, 3), mlp(5, 7, 4), mlp(5, 7, 3), mlp(5, 7, 4)]
     cond = torch.randn(2, 5) if shared else [torch.randn(2, 5) for _ in modules]
-    with torch.profiler.profile() as profile:
+    with torch.profiler.profile(acc_events=True) as profile:  # torch 2.11 warns of the default
         joint_mlps(cond, modules)
     events = profile.key_averages()
     assert sum(event.count for event in events if event.key in ("aten::addmm", "aten::baddbmm")) == 3
