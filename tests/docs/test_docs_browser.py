@@ -6,7 +6,7 @@ from urllib.parse import urldefrag, urlsplit
 
 import pytest
 
-from chromium import chromium, emulate, served, why_no_browser
+from chromium import emulate, why_no_browser
 
 SITE = Path(__file__).parents[2] / "site"
 SHOTS = os.environ.get("T2ILAYERS_SHOTS")  # a folder for pictures of every page, for people to look at
@@ -39,18 +39,6 @@ return {page: document.documentElement.scrollWidth, window: document.documentEle
         .filter((e) => !e.closest(".hide-tail"))  // of a root, which KaTeX cuts off itself
         .filter((e) => e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.outerHTML.slice(0, 80))};
 """
-
-
-@pytest.fixture(scope="module")
-def site():
-    with served(SITE) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
 
 
 def path_of(page):

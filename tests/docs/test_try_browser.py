@@ -10,7 +10,7 @@ import torch
 
 from t2ilayers import SSAGAN
 
-from chromium import AppPage, chromium, emulate, served, why_no_browser
+from chromium import AppPage, emulate, why_no_browser
 
 SITE = Path(__file__).parents[2] / "site"
 SHOTS = os.environ.get("T2ILAYERS_SHOTS")  # a folder for pictures of the page, for people to look at
@@ -30,18 +30,6 @@ const read = async (name, how) => (await fetch(`${folder}shapes32/${name}`))[how
         .map(({image, masks}) => ({image: [...image], masks: masks.map((mask) => [...mask])}));
 })().then(done, (error) => done({error: String(error)}));
 """
-
-
-@pytest.fixture(scope="module")
-def site():
-    with served(SITE) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
 
 
 @pytest.fixture(scope="module")
