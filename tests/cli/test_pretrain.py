@@ -167,6 +167,7 @@ def test_the_rate_falls_as_published():
         (("--epochs", "0"), "--epochs must be at least 1, got 0"),
         (("--steps", "2", "--lr", "1e-5"), "--lr must be at least 0.0002"),
         (("--steps", "2", "--image-size", "256"), "image_size must be 32, 64 or 128"),
+        (("--steps", "2", "--image-width", "24"), "--image-width must be a positive multiple of 16, got 24"),
         (("--image-encoder", "inception"), "--inception-weights go together"),
         (("--image-encoder", "inception", "--inception-weights", "no.pth", "--steps", "2"), "no.pth"),
         (("--steps", "2", "--resume"), "no checkpoint in"),

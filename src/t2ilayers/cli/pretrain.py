@@ -39,7 +39,8 @@ def open_encoders(config: PretrainConfig, data: CaptionedDataset) -> EncoderPair
     """The encoders to train."""
     text_encoder = LSTMTextEncoder(len(data.vocabulary))
     if config.inception_weights is None:
-        return EncoderPair(text_encoder, ConvImageEncoder(config.side), data.vocabulary, max_words=data.max_words)
+        small = ConvImageEncoder(config.side, width=config.image_width)
+        return EncoderPair(text_encoder, small, data.vocabulary, max_words=data.max_words)
     image_encoder = InceptionImageEncoder()
     image_encoder.load_trunk(config.inception_weights, sha256=config.inception_sha256)
     return EncoderPair(text_encoder, image_encoder, data.vocabulary, max_words=data.max_words)
