@@ -9,10 +9,10 @@
 trains one; since it counts steps, it may share the machine. ``judge`` measures it, and ``collect`` writes what was
 measured into ``benchmarks/results``. Both data sets start from encoders that were pre-trained once::
 
-    t2ilayers pretrain --data shapes --image-size 32 --batch-size 128 --no-words --steps 430 \\
+    t2ilayers pretrain --data shapes --image-size 32 --image-width 32 --batch-size 128 --no-words --steps 800 \\
       --out runs/comparison/shapes/encoders
     t2ilayers build emoji runs/emoji
-    t2ilayers pretrain --data runs/emoji --image-size 64 --batch-size 64 --no-words --steps 400 \\
+    t2ilayers pretrain --data runs/emoji --image-size 64 --image-width 32 --batch-size 64 --no-words --steps 800 \\
       --out runs/comparison/emoji/encoders
 """
 
@@ -44,11 +44,11 @@ SHARED = (
 # Flags of train, flags of evaluate, minutes of one core. Narrower than `make demo`, and the text encoder frozen: a
 # step of the encoders takes half as long as one of these two networks.
 DATA = {
-    "shapes": (f"--data shapes --image-size 32 --ngf 16 --ndf 16 --batch-size 32 {SHARED}", "--data shapes", 6),
+    "shapes": (f"--data shapes --image-size 32 --ngf 16 --ndf 16 --batch-size 32 {SHARED}", "--data shapes", 5),
     "emoji": (
         f"--data runs/emoji --image-size 64 --ngf 16 --ndf 16 --batch-size 24 {SHARED}",
         "--data runs/emoji",
-        15,
+        5,
     ),
 }
 GENERATORS = {

@@ -168,7 +168,7 @@ def faults(mib):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.empty(mib << 20, dtype=torch.uint8).fill_(1)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults(1281), faults(1280))  # with room for alignment, should a neighbour be in use by then
+print(faults(321), faults(320))  # with room for alignment, should a neighbour be in use by then
 """
     first, second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
     assert int(second) < 100 < int(first)
