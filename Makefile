@@ -37,7 +37,7 @@ wheel: install
 test: install
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --quiet
 
-# What takes half a minute by itself.
+# What takes a quarter of a minute and more by itself.
 test-slow: install
 	$(BIN)/pytest --quiet -m slow
 

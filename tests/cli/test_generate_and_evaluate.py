@@ -178,14 +178,15 @@ def test_evaluate_r_precision_of_a_folder(tmp_path):
     assert "R-precision: skipped, every picture needs candidates - 1 = 99" in result.stdout
 
 
-PROTOCOLS = ["clean", "df-legacy"]  # each with weights of its own
+PROTOCOLS = ["clean", "pytorch-fid", "df-legacy"]
 
 
 def evaluate(*arguments):
     return run("evaluate", *arguments)
 
 
-def test_evaluate_by_several_protocols(model, tmp_path):
+@pytest.mark.slow  # eigenvectors of 2048 features, eight times
+def test_evaluate_by_three_protocols(model, tmp_path):
     out, folder = tmp_path / "r.json", folder_of_captions(tmp_path / "data", 3)
     references = [tmp_path / "references" / f"{name}.npz" for name in PROTOCOLS]
     result = evaluate(
@@ -193,7 +194,7 @@ def test_evaluate_by_several_protocols(model, tmp_path):
         "--protocol", *PROTOCOLS, "--inception-weights", "random:2", "--save-reference", *references, "--out", out,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("random:2: THESE NUMBERS MEAN NOTHING") == 2
+    assert result.stdout.count("random:2: THESE NUMBERS MEAN NOTHING") == 3
     results = json.loads(out.read_text())
     assert (results["seed"], results["truncation"], results["split"]) == (4, 0.7, "test")
     assert {"torch", "numpy", "pillow"} < set(results["versions"])
@@ -213,11 +214,11 @@ def test_evaluate_by_several_protocols(model, tmp_path):
             assert saved["mu"].shape == (2048,)
             assert saved["sigma"].shape == (2048, 2048)
     resizes = [found[name]["protocol"]["resize"] for name in PROTOCOLS]
-    assert resizes == ["bicubic-antialias", "bilinear"]
-    assert [found[name]["protocol"]["weights"] for name in PROTOCOLS] == ["tensorflow-2015", "torchvision"]
+    assert resizes == ["bicubic-antialias", "bilinear", "bilinear"]
+    assert [found[name]["protocol"]["weights"] for name in PROTOCOLS] == ["tensorflow-2015"] * 2 + ["torchvision"]
 
     mismatched = ("--protocol", "clean", "--inception-weights", "random:2", "--reference", references[1])
-    refused(evaluate(model, "--data", folder, *mismatched), "df-legacy, random:2", "'clean, random:2'")
+    refused(evaluate(model, "--data", folder, *mismatched), "pytorch-fid, random:2", "'clean, random:2'")
     # The same weights from a file and the same statistics from another evaluator's: the same number.
     network = InceptionV3.random("tensorflow-2015", seed=2)
     weights, theirs = tmp_path / "weights.pth", tmp_path / "theirs.npz"

@@ -416,6 +416,7 @@ def test_an_architecture_that_nvcc_does_not_know_is_refused(tiny):
         build.build("cuda", architectures=[20])
 
 
+@pytest.mark.slow  # nvcc reads torch's headers
 @nvcc
 def test_the_cuda_check_loads_the_library_and_misses_kernels(ops):
     code = f"""
