@@ -19,7 +19,11 @@ def is_repository(name: str) -> bool:
     """Whether ``name`` has the form of a repository, ``user/repo``.
 
     Example:
-        >>> is_repository("user/birds-64"), is_repository("../birds"), is_repository("birds")
+        >>> (
+        ...     is_repository("user/birds-64"),
+        ...     is_repository("../birds"),
+        ...     is_repository("birds"),
+        ... )
         (True, False, False)
     """
     return _REPOSITORY.fullmatch(name) is not None

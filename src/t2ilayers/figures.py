@@ -113,7 +113,9 @@ def mask_sheet(
 
     Example:
         >>> masks = [torch.rand(2, 1, side, side) for side in (4, 8, 16, 32)]
-        >>> mask_sheet(torch.zeros(2, 3, 32, 32), masks, ["a red star", "a blue ring"]).width
+        >>> mask_sheet(
+        ...     torch.zeros(2, 3, 32, 32), masks, ["a red star", "a blue ring"]
+        ... ).width
         712
     """
     _check_images(images, captions, min_side)
@@ -164,7 +166,10 @@ def loss_curves(
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     loss_curves(({"step": n, "discriminator/real": 1 / n} for n in (1, 2, 3)), f"{folder}/curves.png")
+        ...     loss_curves(
+        ...         ({"step": n, "discriminator/real": 1 / n} for n in (1, 2, 3)),
+        ...         f"{folder}/curves.png",
+        ...     )
         ...     Path(folder, "curves.png").read_bytes()[1:4]
         b'PNG'
     """
@@ -223,7 +228,10 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_image(sample_sheet(torch.zeros(1, 3, 16, 16), ["a red star"]), f"{folder}/new/sheet.png")
+        ...     save_image(
+        ...         sample_sheet(torch.zeros(1, 3, 16, 16), ["a red star"]),
+        ...         f"{folder}/new/sheet.png",
+        ...     )
         ...     [file.name for file in Path(folder, "new").iterdir()]
         ['sheet.png']
     """

@@ -218,7 +218,11 @@ class Vocabulary:
 
         Example:
             >>> vocabulary = Vocabulary.build(["a small red bird with a short bill"])
-            >>> vocabulary.decode(vocabulary.encode("a red bird with a short bill", rng=np.random.default_rng(0)))
+            >>> vocabulary.decode(
+            ...     vocabulary.encode(
+            ...         "a red bird with a short bill", rng=np.random.default_rng(0)
+            ...     )
+            ... )
             'a red bird with a short bill'
             >>> vocabulary.encode("a redd bird")
             Traceback (most recent call last):

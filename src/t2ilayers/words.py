@@ -33,7 +33,11 @@ def tokenize(caption: str, rule: Rule = "words") -> list[str]:
     Example:
         >>> tokenize("This bird\ufffd\ufffds crown is RED, its bill: 2-toned.")
         ['this', 'bird', 's', 'crown', 'is', 'red', 'its', 'bill', '2', 'toned']
-        >>> tokenize("une cr\u00eape"), tokenize("une cr\u00eape", "ascii"), tokenize("\u5bff\u53f8", "characters")
+        >>> (
+        ...     tokenize("une cr\u00eape"),
+        ...     tokenize("une cr\u00eape", "ascii"),
+        ...     tokenize("\u5bff\u53f8", "characters"),
+        ... )
         (['une', 'crêpe'], ['une', 'crpe'], ['寿', '司'])
     """
     if rule != "characters" and caption.isascii():

@@ -46,7 +46,10 @@ def collate(samples: list[Sample]) -> Batch:
         >>> from t2ilayers.data import CaptionedShapes
         >>> shapes = CaptionedShapes(4, image_size=32)
         >>> batch = collate([shapes[0], shapes[1]])
-        >>> batch["image"].shape, batch["tokens"].shape[1] == int(batch["lengths"].max())
+        >>> (
+        ...     batch["image"].shape,
+        ...     batch["tokens"].shape[1] == int(batch["lengths"].max()),
+        ... )
         (torch.Size([2, 3, 32, 32]), True)
     """
     lengths = torch.tensor([sample["length"] for sample in samples], device="cpu")
@@ -76,7 +79,9 @@ class BatchDataset(Dataset[Batch]):
     Therefore the whole batch of a step does not depend on how many ranks share it, and a run resumed at a step
     is exactly the run that was not interrupted, with any number of workers::
 
-        DataLoader(batches, batch_size=None, sampler=range(start, stop), num_workers=k)
+        DataLoader(
+            batches, batch_size=None, sampler=range(start, stop), num_workers=k
+        )
 
     Args:
         dataset: where the samples come from. It may be torch's ``Subset`` or ``ConcatDataset`` of such datasets,
@@ -98,8 +103,14 @@ class BatchDataset(Dataset[Batch]):
         >>> loader = DataLoader(batches, batch_size=None, sampler=range(40, 42))
         >>> [batch["image"].shape[0] for batch in loader]
         [9, 9]
-        >>> first, second = (BatchDataset(batches.dataset, 9, seed=0, rank=r, world_size=2) for r in (0, 1))
-        >>> len(first[40]["keys"]), first[40]["keys"] + second[40]["keys"] == batches[40]["keys"]
+        >>> first, second = (
+        ...     BatchDataset(batches.dataset, 9, seed=0, rank=r, world_size=2)
+        ...     for r in (0, 1)
+        ... )
+        >>> (
+        ...     len(first[40]["keys"]),
+        ...     first[40]["keys"] + second[40]["keys"] == batches[40]["keys"],
+        ... )
         (4, True)
     """
 

@@ -67,11 +67,19 @@ class CaptionedDataset(Dataset[Sample], ABC):
         >>> class Grey(CaptionedDataset):
         ...     def __init__(self):
         ...         vocabulary = Vocabulary.build(["a grey square"])
-        ...         super().__init__(image_size=16, vocabulary=vocabulary, seed=0, class_ids=np.arange(3))
+        ...         super().__init__(
+        ...             image_size=16,
+        ...             vocabulary=vocabulary,
+        ...             seed=0,
+        ...             class_ids=np.arange(3),
+        ...         )
+        ...
         ...     def captions(self, index):
         ...         return ("a grey square", "grey")
+        ...
         ...     def key(self, index):
         ...         return f"grey-{index}"
+        ...
         ...     def image(self, index, rng):
         ...         return torch.zeros(3, 16, 16)
         >>> sample = Grey()[2]
@@ -147,7 +155,9 @@ class CaptionedDataset(Dataset[Sample], ABC):
 
         Example:
             >>> from t2ilayers.data import CaptionedShapes
-            >>> one, same, other = (CaptionedShapes(9, 16, seed=seed).digest() for seed in (0, 0, 1))
+            >>> one, same, other = (
+            ...     CaptionedShapes(9, 16, seed=seed).digest() for seed in (0, 0, 1)
+            ... )
             >>> one == same, one == other
             (True, False)
         """

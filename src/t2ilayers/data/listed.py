@@ -42,7 +42,9 @@ class ListedDataset(CaptionedDataset):
 
     Example:
         >>> from pathlib import Path
-        >>> listing = Listing(Path("birds"), problems=["'a': there is no picture images/a.jpg"])
+        >>> listing = Listing(
+        ...     Path("birds"), problems=["'a': there is no picture images/a.jpg"]
+        ... )
         >>> ListedDataset(listing, image_size=64)
         Traceback (most recent call last):
             ...
@@ -139,7 +141,11 @@ def read_listed(picture: Picture, size: int, *, as_published: bool) -> npt.NDArr
     Example:
         >>> from pathlib import Path
         >>> from t2ilayers.data.readers.listing import FilePicture
-        >>> read_listed(FilePicture("a", Path("nowhere/a.jpg"), ("a bird",)), 64, as_published=True)
+        >>> read_listed(
+        ...     FilePicture("a", Path("nowhere/a.jpg"), ("a bird",)),
+        ...     64,
+        ...     as_published=True,
+        ... )
         "'a': its picture cannot be read (FileNotFoundError: [Errno 2] No such file or directory: 'nowhere/a.jpg')"
     """
     try:

@@ -99,7 +99,10 @@ def read_short_side(path: Path | BinaryIO, size: int, box: Box | None = None) ->
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Image.new("RGB", (40, 20), "red").save(f"{folder}/red.png")
         ...     path = Path(folder) / "red.png"
-        ...     read_short_side(path, 16).shape, read_short_side(path, 16, (0, 0, 8, 8)).shape
+        ...     (
+        ...         read_short_side(path, 16).shape,
+        ...         read_short_side(path, 16, (0, 0, 8, 8)).shape,
+        ...     )
         ((16, 32, 3), (16, 16, 3))
     """
     from PIL import Image
@@ -131,7 +134,10 @@ def crop(picture: npt.NDArray[np.uint8], size: int, rng: np.random.Generator | N
 
     Example:
         >>> white = np.full((20, 30, 3), 255, np.uint8)
-        >>> crop(white, 16, np.random.default_rng(0)).shape, float(crop(white, 16, None).min())
+        >>> (
+        ...     crop(white, 16, np.random.default_rng(0)).shape,
+        ...     float(crop(white, 16, None).min()),
+        ... )
         (torch.Size([3, 16, 16]), 1.0)
     """
     spare_rows, spare_columns = picture.shape[0] - size, picture.shape[1] - size

@@ -104,7 +104,10 @@ def check_encoder(path: Path, words: int) -> list[str]:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "text_encoder.pth")
         ...     torch.save({"module.encoder.weight": torch.zeros(5450, 3)}, path)
-        ...     check_encoder(path, 5450), [text.partition("pth")[2] for text in check_encoder(path, 27297)]
+        ...     (
+        ...         check_encoder(path, 5450),
+        ...         [text.partition("pth")[2] for text in check_encoder(path, 27297)],
+        ...     )
         ([], [' knows 5450 words, the vocabulary has 27297: ...])
     """
     with open_regular(path) as file:

@@ -26,7 +26,9 @@ class ImageFeatures(NamedTuple):
     Example:
         >>> import torch
         >>> from t2ilayers.encoders import ImageFeatures
-        >>> ImageFeatures(regions=torch.zeros(4, 256, 17, 17), code=torch.zeros(4, 256)).code.shape
+        >>> ImageFeatures(
+        ...     regions=torch.zeros(4, 256, 17, 17), code=torch.zeros(4, 256)
+        ... ).code.shape
         torch.Size([4, 256])
     """
 

@@ -57,8 +57,13 @@ class EncoderPair(nn.Module):
 
     Example:
         >>> vocabulary = Vocabulary.build(["a red circle", "a blue square"])
-        >>> pair = EncoderPair(LSTMTextEncoder(len(vocabulary)), ConvImageEncoder(32), vocabulary)
-        >>> pair.sentences(["a red square"]).shape, pair.images(torch.zeros(1, 3, 32, 32)).shape
+        >>> pair = EncoderPair(
+        ...     LSTMTextEncoder(len(vocabulary)), ConvImageEncoder(32), vocabulary
+        ... )
+        >>> (
+        ...     pair.sentences(["a red square"]).shape,
+        ...     pair.images(torch.zeros(1, 3, 32, 32)).shape,
+        ... )
         (torch.Size([1, 256]), torch.Size([1, 256]))
     """
 
@@ -119,7 +124,9 @@ class EncoderPair(nn.Module):
         Example:
             >>> import tempfile
             >>> vocabulary = Vocabulary.build(["a red circle", "a blue square"])
-            >>> pair = EncoderPair(LSTMTextEncoder(len(vocabulary)), ConvImageEncoder(32), vocabulary)
+            >>> pair = EncoderPair(
+            ...     LSTMTextEncoder(len(vocabulary)), ConvImageEncoder(32), vocabulary
+            ... )
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     pair.save_pretrained(folder)
             ...     again = EncoderPair.from_pretrained(folder)

@@ -21,7 +21,9 @@ class TextFeatures(NamedTuple):
     Example:
         >>> import torch
         >>> from t2ilayers.encoders import TextFeatures
-        >>> TextFeatures(words=torch.zeros(4, 256, 18), sentence=torch.zeros(4, 256)).sentence.shape
+        >>> TextFeatures(
+        ...     words=torch.zeros(4, 256, 18), sentence=torch.zeros(4, 256)
+        ... ).sentence.shape
         torch.Size([4, 256])
     """
 
@@ -63,7 +65,9 @@ class LSTMTextEncoder(nn.Module):
         >>> import torch
         >>> from t2ilayers.encoders import LSTMTextEncoder
         >>> encoder = LSTMTextEncoder(vocab_size=60, cond_dim=32).eval()
-        >>> words, sentence = encoder(torch.tensor([[5, 9, 0], [7, 2, 4]]), torch.tensor([2, 3]))
+        >>> words, sentence = encoder(
+        ...     torch.tensor([[5, 9, 0], [7, 2, 4]]), torch.tensor([2, 3])
+        ... )
         >>> words.shape, sentence.shape, bool((words[0, :, 2] == 0).all())
         (torch.Size([2, 32, 3]), torch.Size([2, 32]), True)
     """

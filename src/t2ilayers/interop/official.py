@@ -65,7 +65,9 @@ def load_generator(source: Source, **untold: Any) -> nn.Module:
     Example:
         >>> from t2ilayers import SSAGenerator
         >>> generator = SSAGenerator(image_size=32, ngf=4)
-        >>> published = {"module." + key: value for key, value in export(generator).items()}
+        >>> published = {
+        ...     "module." + key: value for key, value in export(generator).items()
+        ... }
         >>> load_generator(published).image_size
         32
     """
@@ -93,7 +95,9 @@ def load_discriminator(source: Source, head: Source | None = None, **untold: Any
 
     Example:
         >>> from t2ilayers import MatchingAwareDiscriminator
-        >>> load_discriminator(export(MatchingAwareDiscriminator(image_size=64, ndf=4))).image_size
+        >>> load_discriminator(
+        ...     export(MatchingAwareDiscriminator(image_size=64, ndf=4))
+        ... ).image_size
         64
     """
     return _load(source, "discriminator", untold, "netD", head)
@@ -129,7 +133,9 @@ def load_text_encoder(source: Source) -> LSTMTextEncoder:
         ValueError, FileNotFoundError: as :func:`load_generator`.
 
     Example:
-        >>> load_text_encoder(export(LSTMTextEncoder(50, embed_dim=8, cond_dim=16))).embedding.num_embeddings
+        >>> load_text_encoder(
+        ...     export(LSTMTextEncoder(50, embed_dim=8, cond_dim=16))
+        ... ).embedding.num_embeddings
         50
     """
     return _load(source, "text encoder", {})

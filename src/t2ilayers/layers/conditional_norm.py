@@ -68,7 +68,9 @@ class ConditionalNorm2d(AffineNorm2d):
             not fit; the message says which.
 
     Example:
-        >>> norm = ConditionalNorm2d(16, 10, stats="instance", condition="embedding", activation="relu")
+        >>> norm = ConditionalNorm2d(
+        ...     16, 10, stats="instance", condition="embedding", activation="relu"
+        ... )
         >>> norm(torch.randn(4, 16, 8, 8), torch.tensor([0, 3, 9, 3]), upsample=2).shape
         torch.Size([4, 16, 16, 16])
     """
@@ -198,7 +200,12 @@ class SemanticAffineBN(ConditionalNorm2d):
 
     Example:
         >>> norm = SemanticAffineBN(16, cond_dim=32, activation="relu")
-        >>> y = norm(torch.randn(4, 16, 8, 8), torch.randn(4, 32), torch.rand(4, 1, 16, 16), upsample=2)
+        >>> y = norm(
+        ...     torch.randn(4, 16, 8, 8),
+        ...     torch.randn(4, 32),
+        ...     torch.rand(4, 1, 16, 16),
+        ...     upsample=2,
+        ... )
         >>> y.shape
         torch.Size([4, 16, 16, 16])
     """
@@ -250,7 +257,10 @@ def affine_parameters(norms: Sequence[ConditionalNorm2d], cond: Tensor) -> list[
 
     Example:
         >>> norms = [SemanticAffineBN(c, cond_dim=32) for c in (16, 8, 16)]
-        >>> [tuple(gamma.shape) for gamma, beta in affine_parameters(norms, torch.randn(4, 32))]
+        >>> [
+        ...     tuple(gamma.shape)
+        ...     for gamma, beta in affine_parameters(norms, torch.randn(4, 32))
+        ... ]
         [(4, 16), (4, 8), (4, 16)]
     """
     plain = [norm for norm in norms if is_plain(norm, ConditionalNorm2d) or is_plain(norm, SemanticAffineBN)]

@@ -138,8 +138,14 @@ def chain_parameters(
         ValueError: a condition does not fit its block.
 
     Example:
-        >>> blocks, cond = [DFAffineBlock(c, cond_dim=32) for c in (16, 8, 16)], torch.randn(4, 32)
-        >>> [[tuple(gamma.shape) for gamma in gammas] for gammas, betas in chain_parameters(blocks, 3 * [cond])]
+        >>> blocks, cond = (
+        ...     [DFAffineBlock(c, cond_dim=32) for c in (16, 8, 16)],
+        ...     torch.randn(4, 32),
+        ... )
+        >>> [
+        ...     [tuple(gamma.shape) for gamma in gammas]
+        ...     for gammas, betas in chain_parameters(blocks, 3 * [cond])
+        ... ]
         [[(4, 16), (4, 16)], [(4, 8), (4, 8)], [(4, 16), (4, 16)]]
     """
     plain = [i for i, block in enumerate(blocks) if is_plain(block, DFAffineBlock)]

@@ -36,7 +36,9 @@ class FusedSequential(SharesStatistics, nn.Sequential):
 
     Example:
         >>> import torch
-        >>> layers = FusedSequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        >>> layers = FusedSequential(
+        ...     nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()
+        ... )
         >>> layers(torch.randn(2, 3, 4, 4)).shape
         torch.Size([2, 8, 4, 4])
     """

@@ -38,7 +38,9 @@ class MatchingHead(nn.Module):
     kernel_size=4, padding=0`` that of GALIP, arXiv 2301.12959.
 
     Example:
-        >>> MatchingHead(128, 16, cond_dim=32)(torch.randn(2, 128, 4, 4), torch.randn(2, 32)).shape
+        >>> MatchingHead(128, 16, cond_dim=32)(
+        ...     torch.randn(2, 128, 4, 4), torch.randn(2, 32)
+        ... ).shape
         torch.Size([2])
     """
 
@@ -109,7 +111,9 @@ class AttentionMatchingHead(nn.Module):
     Source: arXiv 2204.10482, "spatial attention", and its code until June 2023.
 
     Example:
-        >>> AttentionMatchingHead(32, 4, cond_dim=16)(torch.randn(2, 32, 8, 8), torch.randn(2, 16)).shape
+        >>> AttentionMatchingHead(32, 4, cond_dim=16)(
+        ...     torch.randn(2, 32, 8, 8), torch.randn(2, 16)
+        ... ).shape
         torch.Size([2])
     """
 

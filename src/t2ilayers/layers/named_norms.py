@@ -64,7 +64,9 @@ class AdaptiveInstanceNorm2d(ConditionalNorm2d):
 
     Example:
         >>> import torch
-        >>> AdaptiveInstanceNorm2d(16, 32)(torch.randn(4, 16, 8, 8), torch.randn(4, 32)).shape
+        >>> AdaptiveInstanceNorm2d(16, 32)(
+        ...     torch.randn(4, 16, 8, 8), torch.randn(4, 32)
+        ... ).shape
         torch.Size([4, 16, 8, 8])
     """
 
@@ -129,7 +131,9 @@ class FiLM2d(ConditionalNorm2d):
 
     Example:
         >>> import torch
-        >>> FiLM2d(16, 32, activation="relu")(torch.randn(4, 16, 8, 8), torch.randn(4, 32)).shape
+        >>> FiLM2d(16, 32, activation="relu")(
+        ...     torch.randn(4, 16, 8, 8), torch.randn(4, 32)
+        ... ).shape
         torch.Size([4, 16, 8, 8])
     """
 

@@ -131,7 +131,9 @@ class SpectralLinear(SpectralNorm, nn.Linear):
         >>> layer = SpectralLinear(8, 4, bias=False)
         >>> for _ in range(200):
         ...     y = layer(torch.randn(2, 8))
-        >>> torch.linalg.matrix_norm(layer.normalized_weight(), 2).round(decimals=3).item()
+        >>> torch.linalg.matrix_norm(layer.normalized_weight(), 2).round(
+        ...     decimals=3
+        ... ).item()
         1.0
     """
 

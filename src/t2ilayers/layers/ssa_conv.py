@@ -57,7 +57,8 @@ class SSAConv(nn.Module):
         >>> y, mask = block(torch.randn(2, 32, 8, 8), torch.randn(2, 64))
         >>> y.shape, mask.shape
         (torch.Size([2, 16, 16, 16]), torch.Size([2, 1, 16, 16]))
-        >>> y, mask = block(torch.randn(2, 32, 8, 8), torch.randn(2, 64), torch.ones(2, 1, 16, 16))
+        >>> painted = torch.ones(2, 1, 16, 16)
+        >>> y, mask = block(torch.randn(2, 32, 8, 8), torch.randn(2, 64), painted)
     """
 
     def __init__(

@@ -104,7 +104,9 @@ def wasserstein_discriminator_loss(real: Tensor, fake: Tensor) -> AdversarialLos
 
     Example:
         >>> import torch
-        >>> wasserstein_discriminator_loss(torch.tensor([1.0, 3.0]), torch.tensor([-1.0])).total
+        >>> wasserstein_discriminator_loss(
+        ...     torch.tensor([1.0, 3.0]), torch.tensor([-1.0])
+        ... ).total
         tensor(-3.)
     """
     check_logits("real", real)

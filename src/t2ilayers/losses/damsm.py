@@ -197,7 +197,9 @@ def damsm_loss(
         >>> from t2ilayers.losses import damsm_loss
         >>> eye = torch.eye(4)  # four samples, each of its own direction
         >>> words = eye[:, :, None].expand(4, 4, 3)
-        >>> loss = damsm_loss(eye[:, :, None, None], eye, words, eye, torch.tensor([3, 1, 2, 3]))
+        >>> loss = damsm_loss(
+        ...     eye[:, :, None, None], eye, words, eye, torch.tensor([3, 1, 2, 3])
+        ... )
         >>> bool(loss.sentence_i2t < 0.001), bool(loss.words_i2t < 0.001)
         (True, True)
     """

@@ -32,7 +32,9 @@ def feature_matching_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Seque
 
     Example:
         >>> import torch
-        >>> feature_matching_loss([[torch.zeros(2, 4, 8, 8)]], [[torch.ones(2, 4, 8, 8)]])
+        >>> feature_matching_loss(
+        ...     [[torch.zeros(2, 4, 8, 8)]], [[torch.ones(2, 4, 8, 8)]]
+        ... )
         tensor(1.)
     """
     counts = [len(maps) for maps in real]

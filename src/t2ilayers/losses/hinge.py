@@ -62,7 +62,9 @@ def hinge_discriminator_loss(real: Tensor, fake: Tensor, mismatched: Tensor | No
     Example:
         >>> import torch
         >>> from t2ilayers.losses import hinge_discriminator_loss
-        >>> loss = hinge_discriminator_loss(torch.tensor([0.5, 2.0]), torch.tensor([-2.0, 0.0]))
+        >>> loss = hinge_discriminator_loss(
+        ...     torch.tensor([0.5, 2.0]), torch.tensor([-2.0, 0.0])
+        ... )
         >>> loss.real, loss.fake, loss.total
         (tensor(0.2500), tensor(0.5000), tensor(0.7500))
     """

@@ -45,7 +45,9 @@ def gradient_penalty(
         >>> import torch
         >>> from t2ilayers.losses import gradient_penalty
         >>> x = torch.tensor([[3.0, 4.0]], requires_grad=True)
-        >>> gradient_penalty(x.square().sum(dim=1) / 2, [x], weight=1.0, power=2.0)  # the gradient is x
+        >>> gradient_penalty(
+        ...     x.square().sum(dim=1) / 2, [x], weight=1.0, power=2.0
+        ... )  # the gradient is x
         tensor(25., grad_fn=<MulBackward0>)
     """
     if power < 2:
@@ -125,8 +127,13 @@ def matching_aware_gradient_penalty(
         >>> from t2ilayers.losses import matching_aware_gradient_penalty
         >>> def discriminator(images, cond):
         ...     return images.sum(dim=(1, 2, 3)) + cond.sum(dim=1)
-        >>> images, cond = torch.zeros(2, 3, 2, 2), torch.zeros(2, 4)  # every gradient: 12 + 4 ones
-        >>> matching_aware_gradient_penalty(discriminator, images, cond).item()  # 2 * sqrt(16) ** 6
+        >>> images, cond = (
+        ...     torch.zeros(2, 3, 2, 2),
+        ...     torch.zeros(2, 4),
+        ... )  # every gradient: 12 + 4 ones
+        >>> matching_aware_gradient_penalty(
+        ...     discriminator, images, cond
+        ... ).item()  # 2 * sqrt(16) ** 6
         8192.0
     """
     if images.ndim < 1 or cond.ndim < 1 or images.shape[0] != cond.shape[0]:

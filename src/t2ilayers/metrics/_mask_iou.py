@@ -38,7 +38,7 @@ def mask_iou(mask: Tensor, foreground: Tensor) -> Tensor:
 
     Example:
         >>> foreground = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
-        >>> foreground[..., :2] = True                              # the left half
+        >>> foreground[..., :2] = True  # the left half
         >>> mask_iou(torch.tensor([[[[0.9, 0.6], [0.9, 0.6]]]]), foreground)
         tensor([1.])
     """
@@ -67,7 +67,7 @@ def foreground_on_white(images: Tensor, threshold: float = 0.2) -> Tensor:
 
     Example:
         >>> images = torch.ones(1, 3, 2, 2)
-        >>> images[0, 2, 0, 0] = 0.0                                      # yellow
+        >>> images[0, 2, 0, 0] = 0.0  # yellow
         >>> foreground_on_white(images)[0, 0]
         tensor([[ True, False],
                 [False, False]])

@@ -93,7 +93,9 @@ def nearest_features(queries: Tensor, references: Tensor) -> Nearest:
         ValueError: shapes that do not fit, or features that are not finite.
 
     Example:
-        >>> nearest_features(torch.tensor([[0.0], [9.0]]), torch.tensor([[1.0], [4.0], [7.0]]))
+        >>> nearest_features(
+        ...     torch.tensor([[0.0], [9.0]]), torch.tensor([[1.0], [4.0], [7.0]])
+        ... )
         Nearest(distances=tensor([1., 2.], dtype=torch.float64), indices=tensor([0, 2]))
     """
     x, y = check_features(1, queries=queries, references=references)
@@ -123,8 +125,13 @@ def data_copying(generated: Tensor, train: Tensor, held_out: Tensor) -> float:
     Source: Meehan, Chaudhuri, Dasgupta, arXiv 2004.05675, section 3, over the whole space.
 
     Example:
-        >>> train, held_out, drawn = torch.randn(3, 200, 8, generator=torch.Generator().manual_seed(0))
-        >>> data_copying(train, train, held_out), 0.4 < data_copying(drawn, train, held_out) < 0.6
+        >>> train, held_out, drawn = torch.randn(
+        ...     3, 200, 8, generator=torch.Generator().manual_seed(0)
+        ... )
+        >>> (
+        ...     data_copying(train, train, held_out),
+        ...     0.4 < data_copying(drawn, train, held_out) < 0.6,
+        ... )
         (1.0, True)
     """
     own = nearest_features(generated, train).distances

@@ -65,7 +65,9 @@ def r_precision(
         >>> codes = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
         >>> r_precision(codes, codes, torch.arange(200))
         RPrecision(mean=1.0, std=0.0)
-        >>> r_precision(torch.ones(200, 64), torch.ones(200, 64), torch.arange(200)).mean
+        >>> r_precision(
+        ...     torch.ones(200, 64), torch.ones(200, 64), torch.arange(200)
+        ... ).mean
         0.01
     """
     _check(image_codes, sentences, class_ids, captions, candidates, folds)

@@ -214,7 +214,13 @@ def attribute_accuracy(
     Example:
         >>> shapes = CaptionedShapes(4, 16)
         >>> images = torch.stack([shapes.image(index) for index in range(4)])
-        >>> list(attribute_accuracy(AttributeClassifier(16), images, ["a red star", "red", "blue", "ring"]))
+        >>> list(
+        ...     attribute_accuracy(
+        ...         AttributeClassifier(16),
+        ...         images,
+        ...         ["a red star", "red", "blue", "ring"],
+        ...     )
+        ... )
         ['colour', 'shape']
     """
     if len(captions) != len(images):

@@ -53,7 +53,9 @@ class GaussianStatistics:
         Example:
             >>> import tempfile
             >>> with tempfile.TemporaryDirectory() as folder:
-            ...     GaussianStatistics(torch.zeros(2), torch.eye(2), 10).save(f"{folder}/reference.npz")
+            ...     GaussianStatistics(torch.zeros(2), torch.eye(2), 10).save(
+            ...         f"{folder}/reference.npz"
+            ...     )
             ...     GaussianStatistics.load(f"{folder}/reference.npz").count
             10
         """
@@ -155,7 +157,9 @@ def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -
     al., arXiv 1706.08500, eq. 6.
 
     Example:
-        >>> frechet_distance(torch.zeros(2), torch.eye(2), torch.tensor([3.0, 0.0]), 4 * torch.eye(2))
+        >>> frechet_distance(
+        ...     torch.zeros(2), torch.eye(2), torch.tensor([3.0, 0.0]), 4 * torch.eye(2)
+        ... )
         11.0
     """
     _check(mu1, sigma1)

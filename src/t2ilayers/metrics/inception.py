@@ -91,10 +91,14 @@ class InceptionV3(nn.Module):
             >>> import hashlib, tempfile
             >>> from pathlib import Path
             >>> network = InceptionV3("torchvision")
-            >>> state = network.trunk.state_dict() | {f"fc.{k}": v for k, v in network.fc.state_dict().items()}
+            >>> state = network.trunk.state_dict() | {
+            ...     f"fc.{k}": v for k, v in network.fc.state_dict().items()
+            ... }
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     torch.save(state, f"{folder}/weights.pth")
-            ...     sha256 = hashlib.sha256(Path(folder, "weights.pth").read_bytes()).hexdigest()
+            ...     sha256 = hashlib.sha256(
+            ...         Path(folder, "weights.pth").read_bytes()
+            ...     ).hexdigest()
             ...     InceptionV3.from_file(f"{folder}/weights.pth", sha256=sha256).kind
             'torchvision'
         """

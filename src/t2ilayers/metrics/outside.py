@@ -73,13 +73,25 @@ class OutsideJudge:
     arXiv 1212.4522. The combination is this library's own.
 
     Example:
-        >>> colours = {"red": [1.0, -1, -1], "green": [-1, 1.0, -1], "blue": [-1, -1, 1.0]}
+        >>> colours = {
+        ...     "red": [1.0, -1, -1],
+        ...     "green": [-1, 1.0, -1],
+        ...     "blue": [-1, -1, 1.0],
+        ... }
         >>> captions = list(colours) * 5
-        >>> images = torch.tensor([colours[word] for word in captions])[:, :, None, None].expand(-1, -1, 8, 8)
+        >>> images = torch.tensor([colours[word] for word in captions])[
+        ...     :, :, None, None
+        ... ].expand(-1, -1, 8, 8)
         >>> def embed(words):
-        ...     return torch.tensor([[float(word == colour) for colour in colours] for word in words])
-        >>> judge = OutsideJudge(lambda x: [x], embed).fit([(images, [(word,) for word in captions])])
-        >>> cosines = F.cosine_similarity(judge.images(images[:3])[:, None], judge.sentences(list(colours)), dim=2)
+        ...     return torch.tensor(
+        ...         [[float(word == colour) for colour in colours] for word in words]
+        ...     )
+        >>> judge = OutsideJudge(lambda x: [x], embed).fit(
+        ...     [(images, [(word,) for word in captions])]
+        ... )
+        >>> cosines = F.cosine_similarity(
+        ...     judge.images(images[:3])[:, None], judge.sentences(list(colours)), dim=2
+        ... )
         >>> cosines.argmax(1).tolist()
         [0, 1, 2]
     """

@@ -99,7 +99,9 @@ class BigGANBlock(nn.Module):
     Source: arXiv 1809.11096, figure 15.
 
     Example:
-        >>> BigGANBlock(8, 4, cond_dim=16)(torch.randn(2, 8, 8, 8), torch.randn(2, 16)).shape
+        >>> BigGANBlock(8, 4, cond_dim=16)(
+        ...     torch.randn(2, 8, 8, 8), torch.randn(2, 16)
+        ... ).shape
         torch.Size([2, 4, 16, 16])
     """
 
@@ -163,7 +165,9 @@ class BigGANDeepBlock(nn.Module):
     Source: arXiv 1809.11096, figure 16.
 
     Example:
-        >>> BigGANDeepBlock(8, 4, cond_dim=16)(torch.randn(2, 8, 8, 8), torch.randn(2, 16)).shape
+        >>> BigGANDeepBlock(8, 4, cond_dim=16)(
+        ...     torch.randn(2, 8, 8, 8), torch.randn(2, 16)
+        ... ).shape
         torch.Size([2, 4, 16, 16])
     """
 
@@ -232,7 +236,9 @@ class BigGANGenerator(nn.Module):
     Source: arXiv 1809.11096, and its published PyTorch code.
 
     Example:
-        >>> generator = BigGANGenerator(64, ngf=4, z_dim=20, num_classes=10, shared_dim=8, attention=(32,))
+        >>> generator = BigGANGenerator(
+        ...     64, ngf=4, z_dim=20, num_classes=10, shared_dim=8, attention=(32,)
+        ... )
         >>> generator(torch.randn(2, 20), torch.tensor([3, 7])).images.shape
         torch.Size([2, 3, 64, 64])
     """

@@ -159,7 +159,9 @@ class BridgeBlock(nn.Module):
     Source: GALIP, arXiv 2301.12959, "fusion block" of the bridge feature predictor.
 
     Example:
-        >>> BridgeBlock(8, 4, 8, cond_dim=16)(torch.randn(2, 8, 7, 7), torch.randn(2, 16)).shape
+        >>> BridgeBlock(8, 4, 8, cond_dim=16)(
+        ...     torch.randn(2, 8, 7, 7), torch.randn(2, 16)
+        ... ).shape
         torch.Size([2, 8, 7, 7])
     """
 

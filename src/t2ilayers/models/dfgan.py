@@ -63,7 +63,9 @@ class DFBlock(nn.Module):
     Source: arXiv 2008.05865, "UPBlock".
 
     Example:
-        >>> DFBlock(8, 4, cond_dim=16)(torch.randn(2, 8, 8, 8), torch.randn(2, 16)).shape
+        >>> DFBlock(8, 4, cond_dim=16)(
+        ...     torch.randn(2, 8, 8, 8), torch.randn(2, 16)
+        ... ).shape
         torch.Size([2, 4, 16, 16])
     """
 

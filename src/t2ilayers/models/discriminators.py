@@ -49,7 +49,10 @@ class MatchingAwareDiscriminator(nn.Module):
         >>> discriminator = MatchingAwareDiscriminator(image_size=32, ndf=8)
         >>> images, cond = torch.rand(4, 3, 32, 32) * 2 - 1, torch.randn(4, 256)
         >>> features = discriminator.features(images)
-        >>> discriminator.match(features, cond).shape, discriminator.match(features, cond.roll(1, 0)).shape
+        >>> (
+        ...     discriminator.match(features, cond).shape,
+        ...     discriminator.match(features, cond.roll(1, 0)).shape,
+        ... )
         (torch.Size([4]), torch.Size([4]))
     """
 
@@ -85,7 +88,9 @@ class MatchingAwareDiscriminator(nn.Module):
 
         Example:
             >>> import torch
-            >>> MatchingAwareDiscriminator(16, ndf=4).features(torch.zeros(2, 3, 16, 16)).shape
+            >>> MatchingAwareDiscriminator(16, ndf=4).features(
+            ...     torch.zeros(2, 3, 16, 16)
+            ... ).shape
             torch.Size([2, 16, 4, 4])
         """
         if images.dim() != 4 or images.shape[1:] != (3, self.image_size, self.image_size):
@@ -99,7 +104,9 @@ class MatchingAwareDiscriminator(nn.Module):
 
         Example:
             >>> import torch
-            >>> MatchingAwareDiscriminator(16, ndf=4).match(torch.zeros(2, 16, 4, 4), torch.zeros(2, 256)).shape
+            >>> MatchingAwareDiscriminator(16, ndf=4).match(
+            ...     torch.zeros(2, 16, 4, 4), torch.zeros(2, 256)
+            ... ).shape
             torch.Size([2])
         """
         logits = self.head(features, cond)

@@ -206,7 +206,9 @@ class GALIPDiscriminator(nn.Module):
         """What the head looks at: ``maps (N, K, C, h, h)`` to ``(N, channels, h, h)``.
 
         Example:
-            >>> GALIPDiscriminator(16, channels=8).features(torch.zeros(2, 3, 16, 7, 7)).shape
+            >>> GALIPDiscriminator(16, channels=8).features(
+            ...     torch.zeros(2, 3, 16, 7, 7)
+            ... ).shape
             torch.Size([2, 8, 7, 7])
         """
         expected = (self.maps, self.in_channels, self.size, self.size)

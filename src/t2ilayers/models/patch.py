@@ -96,7 +96,9 @@ class MultiscaleDiscriminator(nn.Module):
 
     Example:
         >>> discriminator = MultiscaleDiscriminator(7, ndf=4)
-        >>> outputs = discriminator(torch.zeros(2, 3, 32, 32), torch.zeros(2, 7, 32, 32))
+        >>> outputs = discriminator(
+        ...     torch.zeros(2, 3, 32, 32), torch.zeros(2, 7, 32, 32)
+        ... )
         >>> [output.logits.shape for output in outputs]
         [torch.Size([2, 1, 7, 7]), torch.Size([2, 1, 5, 5])]
     """

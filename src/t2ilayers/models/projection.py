@@ -69,7 +69,9 @@ class ProjectionBlock(nn.Module):
 
     Example:
         >>> import torch
-        >>> ProjectionBlock(8, 4, 10)(torch.randn(2, 8, 8, 8), torch.tensor([3, 7])).shape
+        >>> ProjectionBlock(8, 4, 10)(
+        ...     torch.randn(2, 8, 8, 8), torch.tensor([3, 7])
+        ... ).shape
         torch.Size([2, 4, 16, 16])
     """
 

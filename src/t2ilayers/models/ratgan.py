@@ -44,7 +44,9 @@ class RecurrentCondition(nn.Module):
     Source: arXiv 2204.10482, "Recurrent Affine Transformation".
 
     Example:
-        >>> h, c = RecurrentCondition(12, 16, hidden_dim=8)(torch.randn(2, 12), torch.randn(2, 16), 4)
+        >>> h, c = RecurrentCondition(12, 16, hidden_dim=8)(
+        ...     torch.randn(2, 12), torch.randn(2, 16), 4
+        ... )
         >>> h.shape, c.shape
         (torch.Size([4, 2, 8]), torch.Size([4, 2, 8]))
     """

@@ -49,7 +49,8 @@ class SPADEBlock(nn.Module):
 
     Example:
         >>> import torch
-        >>> SPADEBlock(8, 4, 7, upsample=True)(torch.randn(2, 8, 8, 8), torch.rand(2, 7, 32, 32)).shape
+        >>> block = SPADEBlock(8, 4, 7, upsample=True)
+        >>> block(torch.randn(2, 8, 8, 8), torch.rand(2, 7, 32, 32)).shape
         torch.Size([2, 4, 16, 16])
     """
 

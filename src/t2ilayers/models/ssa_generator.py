@@ -103,7 +103,9 @@ class SSAGenerator(nn.Module):
         >>> images.shape, len(masks)
         (torch.Size([2, 3, 32, 32]), 4)
         >>> everywhere = torch.ones(2, 1, 32, 32)
-        >>> images, masks = generator(torch.randn(2, 100), torch.randn(2, 256), [None, None, None, everywhere])
+        >>> images, masks = generator(
+        ...     torch.randn(2, 100), torch.randn(2, 256), [None, None, None, everywhere]
+        ... )
     """
 
     def __init__(

@@ -115,7 +115,9 @@ class SSAGAN(nn.Module):
 
     Example:
         >>> vocabulary = Vocabulary.build(["a red circle", "a blue square"])
-        >>> config = SSAGANConfig(image_size=16, ngf=4, ndf=4, vocab_size=len(vocabulary))
+        >>> config = SSAGANConfig(
+        ...     image_size=16, ngf=4, ndf=4, vocab_size=len(vocabulary)
+        ... )
         >>> model = SSAGAN(config, vocabulary)
         >>> model.generate(["a blue circle"], seed=0).images.shape
         torch.Size([1, 3, 16, 16])
@@ -168,7 +170,9 @@ class SSAGAN(nn.Module):
             ValueError: the model has no image encoder.
 
         Example:
-            >>> model = SSAGAN(SSAGANConfig(32, ngf=4, ndf=4, vocab_size=9, image_encoder="conv"))
+            >>> model = SSAGAN(
+            ...     SSAGANConfig(32, ngf=4, ndf=4, vocab_size=9, image_encoder="conv")
+            ... )
             >>> model.encoders.image_encoder is model.image_encoder
             True
         """
@@ -249,8 +253,12 @@ class SSAGAN(nn.Module):
 
         Example:
             >>> vocabulary = Vocabulary.build(["a red circle"])
-            >>> model = SSAGAN(SSAGANConfig(16, ngf=4, ndf=4, vocab_size=len(vocabulary)), vocabulary)
-            >>> first, second = (model.generate(["red"], seed=3, truncation=1.0).images for _ in range(2))
+            >>> model = SSAGAN(
+            ...     SSAGANConfig(16, ngf=4, ndf=4, vocab_size=len(vocabulary)), vocabulary
+            ... )
+            >>> first, second = (
+            ...     model.generate(["red"], seed=3, truncation=1.0).images for _ in range(2)
+            ... )
             >>> bool((first == second).all())
             True
         """
@@ -284,7 +292,9 @@ class SSAGAN(nn.Module):
 
         Example:
             >>> vocabulary = Vocabulary.build(["a red circle"])
-            >>> model = SSAGAN(SSAGANConfig(16, ngf=4, ndf=4, vocab_size=len(vocabulary)), vocabulary)
+            >>> model = SSAGAN(
+            ...     SSAGANConfig(16, ngf=4, ndf=4, vocab_size=len(vocabulary)), vocabulary
+            ... )
             >>> model.encode(["a red circle", "red"]).shape
             torch.Size([2, 256])
         """
@@ -323,11 +333,18 @@ class SSAGAN(nn.Module):
         Example:
             >>> import tempfile
             >>> vocabulary = Vocabulary.build(["a red circle"])
-            >>> model = SSAGAN(SSAGANConfig(16, ngf=4, ndf=4, vocab_size=len(vocabulary)), vocabulary)
+            >>> model = SSAGAN(
+            ...     SSAGANConfig(16, ngf=4, ndf=4, vocab_size=len(vocabulary)), vocabulary
+            ... )
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     model.save_pretrained(folder)
             ...     again = SSAGAN.from_pretrained(folder)
-            >>> bool((again.generate(["red"], seed=0).images == model.generate(["red"], seed=0).images).all())
+            >>> bool(
+            ...     (
+            ...         again.generate(["red"], seed=0).images
+            ...         == model.generate(["red"], seed=0).images
+            ...     ).all()
+            ... )
             True
         """
         check_facts(card or {})

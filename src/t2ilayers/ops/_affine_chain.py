@@ -56,7 +56,11 @@ def affine_chain(
 
     Example:
         >>> import torch
-        >>> x, ones, zeros = torch.tensor([[[[1.0, -1.0]]]]), torch.ones(1), torch.zeros(1)
+        >>> x, ones, zeros = (
+        ...     torch.tensor([[[[1.0, -1.0]]]]),
+        ...     torch.ones(1),
+        ...     torch.zeros(1),
+        ... )
         >>> affine_chain(x, [ones, ones], [zeros, zeros])
         tensor([[[[ 1.0000, -0.0400]]]])
     """

@@ -33,7 +33,10 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
 
     Example:
         >>> linear = nn.Linear(2, 2)
-        >>> is_plain(linear, nn.Linear), is_plain(torch.nn.utils.spectral_norm(linear), nn.Linear)
+        >>> (
+        ...     is_plain(linear, nn.Linear),
+        ...     is_plain(torch.nn.utils.spectral_norm(linear), nn.Linear),
+        ... )
         (True, False)
     """
     own = module.__dict__

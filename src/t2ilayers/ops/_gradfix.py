@@ -64,8 +64,13 @@ def conv2d(
     Source: the idea of StyleGAN2-ADA's ``conv2d_gradfix`` (arXiv 2006.06676, published code).
 
     Example:
-        >>> x, w = torch.randn(2, 3, 8, 8, requires_grad=True), torch.randn(4, 3, 3, 3, requires_grad=True)
-        >>> (slope,) = torch.autograd.grad(conv2d(x, w, padding=1).square().sum(), x, create_graph=True)
+        >>> x, w = (
+        ...     torch.randn(2, 3, 8, 8, requires_grad=True),
+        ...     torch.randn(4, 3, 3, 3, requires_grad=True),
+        ... )
+        >>> (slope,) = torch.autograd.grad(
+        ...     conv2d(x, w, padding=1).square().sum(), x, create_graph=True
+        ... )
         >>> slope.square().sum().backward()
         >>> w.grad.shape
         torch.Size([4, 3, 3, 3])

@@ -126,7 +126,8 @@ def masked_affine_norm(
 
     Example:
         >>> import torch
-        >>> x, gamma, beta = torch.randn(2, 8, 4, 4), torch.zeros(2, 8), torch.ones(2, 8)
+        >>> x = torch.randn(2, 8, 4, 4)
+        >>> gamma, beta = torch.zeros(2, 8), torch.ones(2, 8)
         >>> mask = torch.zeros(2, 1, 8, 8)
         >>> mask[:, :, :, 4:] = 1  # text acts on the right half only
         >>> y = masked_affine_norm(x, gamma, beta, mask, upsample=2)

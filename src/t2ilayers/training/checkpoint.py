@@ -34,7 +34,10 @@ def save_checkpoint(folder: str | os.PathLike[str], step: int, state: dict[str, 
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for step in (10, 20, 30):
         ...         path = save_checkpoint(folder, step, {"weight": torch.ones(2)})
-        ...     sorted(p.name for p in Path(folder).iterdir()), load_checkpoint(latest_checkpoint(folder))["step"]
+        ...     (
+        ...         sorted(p.name for p in Path(folder).iterdir()),
+        ...         load_checkpoint(latest_checkpoint(folder))["step"],
+        ...     )
         (['step_00000020.pt', 'step_00000030.pt'], 30)
     """
     if keep < 1:

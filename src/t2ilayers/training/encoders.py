@@ -39,7 +39,11 @@ class EncoderStep:
         >>> from t2ilayers.data import BatchDataset, CaptionedShapes
         >>> from t2ilayers.encoders import ConvImageEncoder, LSTMTextEncoder
         >>> data = CaptionedShapes(64, image_size=32)
-        >>> pair = EncoderPair(LSTMTextEncoder(len(data.vocabulary)), ConvImageEncoder(32), data.vocabulary)
+        >>> pair = EncoderPair(
+        ...     LSTMTextEncoder(len(data.vocabulary)),
+        ...     ConvImageEncoder(32),
+        ...     data.vocabulary,
+        ... )
         >>> step = EncoderStep(pair, lr=2e-3)
         >>> sorted(step(BatchDataset(data, 8, seed=0)[0]))
         ['encoders/sentence_i2t', 'encoders/sentence_t2i', 'encoders/words_i2t', 'encoders/words_t2i']
@@ -104,7 +108,9 @@ class EncoderStep:
 
         Example:
             >>> from t2ilayers.encoders import ConvImageEncoder, LSTMTextEncoder
-            >>> step = EncoderStep(EncoderPair(LSTMTextEncoder(9), ConvImageEncoder(32)), lr=2e-3)
+            >>> step = EncoderStep(
+            ...     EncoderPair(LSTMTextEncoder(9), ConvImageEncoder(32)), lr=2e-3
+            ... )
             >>> step.load_state_dict(step.state_dict())
         """
         self.encoders.load_state_dict(state["encoders"])

@@ -149,7 +149,7 @@ class MatchingAwareStep(Generic[ConfigT]):
         >>> from t2ilayers import MatchingAwareDiscriminator, SSAGenerator
         >>> from t2ilayers.data import BatchDataset, CaptionedShapes
         >>> batch = BatchDataset(CaptionedShapes(64, image_size=32), 8, seed=0)[0]
-        >>> colours = nn.Embedding(64, 16)                               # instead of a text encoder
+        >>> colours = nn.Embedding(64, 16)  # instead of a text encoder
         >>> step = MatchingAwareStep(
         ...     SSAGenerator(32, ngf=4, cond_dim=16),
         ...     MatchingAwareDiscriminator(32, ndf=4, cond_dim=16),
@@ -345,7 +345,9 @@ class MatchingAwareStep(Generic[ConfigT]):
         Example:
             >>> from t2ilayers import MatchingAwareDiscriminator, SSAGenerator
             >>> networks = SSAGenerator(16, ngf=4), MatchingAwareDiscriminator(16, ndf=4)
-            >>> step = MatchingAwareStep(*networks, lambda batch: batch["sentence"], MatchingAwareConfig())
+            >>> step = MatchingAwareStep(
+            ...     *networks, lambda batch: batch["sentence"], MatchingAwareConfig()
+            ... )
             >>> step.load_state_dict(step.state_dict())
         """
         for name, part in self._parts().items():

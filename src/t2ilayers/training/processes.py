@@ -26,7 +26,11 @@ def join_processes() -> tuple[Processes, torch.device]:
 
     Example:
         >>> processes, device = join_processes()
-        >>> processes.count, device == (torch.accelerator.current_accelerator() or torch.device("cpu"))
+        >>> (
+        ...     processes.count,
+        ...     device
+        ...     == (torch.accelerator.current_accelerator() or torch.device("cpu")),
+        ... )
         (1, True)
     """
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

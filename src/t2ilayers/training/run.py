@@ -77,13 +77,23 @@ class Run:
     Example:
         >>> import tempfile
         >>> from t2ilayers.data import CaptionedShapes
-        >>> from t2ilayers.encoders import ConvImageEncoder, EncoderPair, LSTMTextEncoder
+        >>> from t2ilayers.encoders import (
+        ...     ConvImageEncoder,
+        ...     EncoderPair,
+        ...     LSTMTextEncoder,
+        ... )
         >>> from t2ilayers.training import EncoderStep
         >>> data = CaptionedShapes(64, image_size=32)
-        >>> pair = EncoderPair(LSTMTextEncoder(len(data.vocabulary)), ConvImageEncoder(32), data.vocabulary)
+        >>> pair = EncoderPair(
+        ...     LSTMTextEncoder(len(data.vocabulary)),
+        ...     ConvImageEncoder(32),
+        ...     data.vocabulary,
+        ... )
         >>> training = EncoderStep(pair, lr=2e-3)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with Run(RunConfig(out=Path(folder), batch_size=8), training, pair, data) as run:
+        ...     with Run(
+        ...         RunConfig(out=Path(folder), batch_size=8), training, pair, data
+        ...     ) as run:
         ...         for step, batch in run.steps(2):
         ...             run.record(training(batch))
         ...     [path.name for path in Path(folder, "checkpoints").iterdir()]

@@ -75,7 +75,9 @@ class SSAGANStep(MatchingAwareStep[StepConfig]):
         >>> from t2ilayers import SSAGANConfig
         >>> from t2ilayers.data import BatchDataset, CaptionedShapes
         >>> data = CaptionedShapes(64, image_size=32)
-        >>> config = SSAGANConfig(32, ngf=4, ndf=4, vocab_size=len(data.vocabulary), image_encoder="conv")
+        >>> config = SSAGANConfig(
+        ...     32, ngf=4, ndf=4, vocab_size=len(data.vocabulary), image_encoder="conv"
+        ... )
         >>> step = SSAGANStep(SSAGAN(config, data.vocabulary), StepConfig())
         >>> losses = step(BatchDataset(data, 8, seed=0)[0], 0)
         >>> [name for name in losses if not name.startswith("encoders/")]

@@ -14,7 +14,10 @@ def wanted(name: str) -> bool:
     """Is this file of the package an emoji, their list or a licence?
 
     Example:
-        >>> wanted("package/img/google/64/1f600.png"), wanted("package/img/google/sheets/64.png")
+        >>> (
+        ...     wanted("package/img/google/64/1f600.png"),
+        ...     wanted("package/img/google/sheets/64.png"),
+        ... )
         (True, False)
     """
     return ("/64/" in name and name.endswith(".png")) or name.endswith(("emoji.json", "LICENSE", "README.md"))

@@ -58,12 +58,22 @@ def write_folder(out: Path, items: Iterable[Item], documents: Mapping[str, bytes
     Example:
         >>> import tempfile
         >>> bar = b'<rect width="4" height="4"/>'
-        >>> drawing = b'<svg xmlns="http://www.w3.org/2000/svg" width="4" height="4">%b</svg>' % bar
+        >>> drawing = (
+        ...     b'<svg xmlns="http://www.w3.org/2000/svg" width="4" height="4">%b</svg>'
+        ...     % bar
+        ... )
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     out = Path(folder, "squares")
-        ...     items = [Item("a.svg", drawing, ("a square",), "square"), Item("b.svg", b"", ("air",), "air")]
+        ...     items = [
+        ...         Item("a.svg", drawing, ("a square",), "square"),
+        ...         Item("b.svg", b"", ("air",), "air"),
+        ...     ]
         ...     built = write_folder(out, items, {"LICENSE.txt": b"free"}, size=16)
-        ...     sorted(path.name for path in out.iterdir()), built.captions, len(built.bad)
+        ...     (
+        ...         sorted(path.name for path in out.iterdir()),
+        ...         built.captions,
+        ...         len(built.bad),
+        ...     )
         (['LICENSE.txt', 'images', 'metadata.jsonl'], 1, 1)
     """
     if out.exists() or out.is_symlink():

@@ -30,7 +30,10 @@ def wanted(name: str) -> bool:
     """Is this file of the package a drawing that is taken, or its licence?
 
     Example:
-        >>> [wanted(f"usr/share/openclipart/svg/{place}.svg") for place in ("food/cake", "shapes/stars/a")]
+        >>> [
+        ...     wanted(f"usr/share/openclipart/svg/{place}.svg")
+        ...     for place in ("food/cake", "shapes/stars/a")
+        ... ]
         [True, False]
     """
     if name.endswith("openclipart-svg/copyright"):
@@ -62,7 +65,9 @@ def describe(content: bytes) -> tuple[str, list[str], str] | None:
     """Title, keywords and artist of a drawing, from its metadata; None where the title says nothing.
 
     Example:
-        >>> describe(b"<metadata><dc:title>Sea_Gull 02</dc:title><rdf:li>bird</rdf:li></metadata>")
+        >>> describe(
+        ...     b"<metadata><dc:title>Sea_Gull 02</dc:title><rdf:li>bird</rdf:li></metadata>"
+        ... )
         ('sea gull', ['bird'], '')
     """
     metadata = _METADATA.search(content)

@@ -34,7 +34,10 @@ def square(content: bytes, name: str, size: int) -> Image:
 
     Example:
         >>> bar = b'<rect width="8" height="4"/>'
-        >>> drawing = b'<svg xmlns="http://www.w3.org/2000/svg" width="8pt" height="4pt">%b</svg>' % bar
+        >>> drawing = (
+        ...     b'<svg xmlns="http://www.w3.org/2000/svg" width="8pt" height="4pt">%b</svg>'
+        ...     % bar
+        ... )
         >>> picture = square(drawing, "bar.svg", 16)
         >>> picture.size, picture.getpixel((8, 8)), picture.getpixel((8, 1))
         ((16, 16), (0, 0, 0, 255), (0, 0, 0, 0))

@@ -15,7 +15,10 @@ def wanted(name: str) -> bool:
     """Is this file of the package a stamp, its sentences or its licence?
 
     Example:
-        >>> [wanted(f"usr/share/tuxpaint/stamps/animals/{name}") for name in ("dog.png", "dog.ogg")]
+        >>> [
+        ...     wanted(f"usr/share/tuxpaint/stamps/animals/{name}")
+        ...     for name in ("dog.png", "dog.ogg")
+        ... ]
         [True, False]
     """
     stamp = _FOLDER in f"/{name}" and name.endswith((".png", ".svg", ".txt"))
@@ -26,7 +29,10 @@ def read(package: Path, language: str, documents: dict[str, bytes]) -> Iterator[
     """The stamps with their sentence in a language, such as ``"en"``; ``documents`` receives the licence.
 
     Example:
-        >>> [sentence("A dog.\\nde.utf8=Ein Hund.\\n", language) for language in ("de", "en", "fr")]
+        >>> [
+        ...     sentence("A dog.\\nde.utf8=Ein Hund.\\n", language)
+        ...     for language in ("de", "en", "fr")
+        ... ]
         ['Ein Hund', 'A dog', None]
     """
     files = dict(package_files(package, wanted))

@@ -49,7 +49,9 @@ def draw(backdrop: Backdrop, figures: Sequence[Figure], size: int) -> Array:
     A pixel of a figure has the opacity ``clip(1/2 - d, 0, 1)``, ``d`` its signed distance in pixels.
 
     Example:
-        >>> grey = Backdrop("plain", (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.5, 0.5, 0.5, 0.5))
+        >>> grey = Backdrop(
+        ...     "plain", (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.5, 0.5, 0.5, 0.5)
+        ... )
         >>> dot = Figure("circle", 0.5, 0.5, 0.25, 0.0, (1.0, -1.0, -1.0))
         >>> picture = draw(grey, [dot], 32)
         >>> picture[:, 16, 16].round(1).tolist(), picture[:, 0, 0].tolist()
@@ -73,7 +75,9 @@ def draw_mask(figures: Sequence[Figure], size: int) -> Array:
     """Opacity of all figures together, ``(1, size, size)``, float32 in [0, 1].
 
     Example:
-        >>> mask = draw_mask([Figure("square", 0.5, 0.5, 0.4, 0.0, (1.0, 1.0, 1.0))], 32)
+        >>> mask = draw_mask(
+        ...     [Figure("square", 0.5, 0.5, 0.4, 0.0, (1.0, 1.0, 1.0))], 32
+        ... )
         >>> float(mask[0, 16, 16]), float(mask[0, 0, 0])
         (1.0, 0.0)
     """

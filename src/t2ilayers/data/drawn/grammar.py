@@ -103,7 +103,9 @@ class SceneAttributes:
     """What a picture shows: its objects, the main one first, and the background's colour and texture.
 
     Example:
-        >>> scene = SceneAttributes((ObjectAttributes("red", "star", "small", "left"),), "navy", "plain")
+        >>> scene = SceneAttributes(
+        ...     (ObjectAttributes("red", "star", "small", "left"),), "navy", "plain"
+        ... )
         >>> scene.objects[0].colour, scene.background
         ('red', 'navy')
     """
@@ -123,7 +125,9 @@ def describe(scene: SceneAttributes, choices: Sequence[float]) -> tuple[str, ...
         choices: ten numbers in [0, 1) that choose among sentences and synonyms.
 
     Example:
-        >>> scene = SceneAttributes((ObjectAttributes("orange", "star", "small", "left"),), "navy", "plain")
+        >>> scene = SceneAttributes(
+        ...     (ObjectAttributes("orange", "star", "small", "left"),), "navy", "plain"
+        ... )
         >>> for caption in describe(scene, [0.0] * 10):
         ...     print(caption)
         an orange star on the left

@@ -68,7 +68,12 @@ def read_caption_pickle(path: Path) -> CaptionPickle:
         >>> import pickle, tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "captions.pickle")
-        ...     content = [[[1, 2]], [[2]], {0: "<end>", 1: "red", 2: "bird"}, {"<end>": 0, "red": 1, "bird": 2}]
+        ...     content = [
+        ...         [[1, 2]],
+        ...         [[2]],
+        ...         {0: "<end>", 1: "red", 2: "bird"},
+        ...         {"<end>": 0, "red": 1, "bird": 2},
+        ...     ]
         ...     _ = path.write_bytes(pickle.dumps(content, protocol=2))
         ...     read_caption_pickle(path).words("train", 0, 1)
         [['red', 'bird']]
@@ -80,7 +85,9 @@ def caption_pickle(path: Path, content: Any) -> CaptionPickle:
     """What a file holds as a caption pickle; ValueError, naming the file, where it is none.
 
     Example:
-        >>> caption_pickle(Path("a.pickle"), [[], [], {0: "<end>"}, {"<end>": 0}]).vocabulary.words
+        >>> caption_pickle(
+        ...     Path("a.pickle"), [[], [], {0: "<end>"}, {"<end>": 0}]
+        ... ).vocabulary.words
         ('<end>',)
     """
     try:
@@ -125,7 +132,9 @@ def list_family(
         tokenizer: of the text's vocabulary.
 
     Example:
-        >>> list_family(Path("nowhere"), "train", None, 10, lambda name: [Path("images")]).problems
+        >>> list_family(
+        ...     Path("nowhere"), "train", None, 10, lambda name: [Path("images")]
+        ... ).problems
         ['nowhere/train/filenames.pickle: cannot be read (No such file or directory)']
     """
     problems, left_out, tree = list[str](), LeftOut(), Tree(root)

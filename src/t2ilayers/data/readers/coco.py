@@ -66,7 +66,12 @@ class COCODataset(ListedDataset):
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Image.new("RGB", (40, 20), "red").save(f"{folder}/red.jpg")
         ...     _ = Path(folder, "captions.json").write_text(json.dumps(content))
-        ...     dataset = COCODataset(folder, f"{folder}/captions.json", image_size=16, captions_per_image=1)
+        ...     dataset = COCODataset(
+        ...         folder,
+        ...         f"{folder}/captions.json",
+        ...         image_size=16,
+        ...         captions_per_image=1,
+        ...     )
         ...     sample = dataset[0]
         >>> sample["key"], sample["caption"], sample["image"].shape
         ('red', 'A red picture.', torch.Size([3, 16, 16]))

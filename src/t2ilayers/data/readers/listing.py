@@ -187,7 +187,12 @@ def with_words(
 
     Example:
         >>> left = LeftOut()
-        >>> with_words(["a\\nbird ", "", "!"], Vocabulary(["<end>"]), "'a.png'", left), left.lines()
+        >>> (
+        ...     with_words(
+        ...         ["a\\nbird ", "", "!"], Vocabulary(["<end>"]), "'a.png'", left
+        ...     ),
+        ...     left.lines(),
+        ... )
         (('a bird',), ["left out 2 captions without a word, of 'a.png'"])
     """
     kept = []

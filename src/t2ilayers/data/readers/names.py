@@ -27,7 +27,12 @@ def split_of(name: str) -> Split | None:
     """What a file's or folder's name says of the split; None where it has no word for it, or words for both.
 
     Example:
-        >>> split_of("Train2014_000"), split_of("my-val.tar"), split_of("restrain"), split_of("train-test")
+        >>> (
+        ...     split_of("Train2014_000"),
+        ...     split_of("my-val.tar"),
+        ...     split_of("restrain"),
+        ...     split_of("train-test"),
+        ... )
         ('train', 'test', None, None)
     """
     found = {SPLITS[word] for word in _SPLIT_WORD.findall(name.lower())}

@@ -39,7 +39,9 @@ def find_picture(tree: Tree, name: str, folders: Sequence[Path], problems: list[
 
     Example:
         >>> problems = []
-        >>> _ = find_picture(Tree(Path(".")), "a.jpg", [Path("images"), Path("train2014")], problems)
+        >>> _ = find_picture(
+        ...     Tree(Path(".")), "a.jpg", [Path("images"), Path("train2014")], problems
+        ... )
         >>> problems
         ["'a.jpg': there is no such picture in images, train2014"]
     """
@@ -67,7 +69,15 @@ def choose_captions(
 
     Example:
         >>> words, problems = Vocabulary(["<end>"]), []
-        >>> choose_captions("a", ["a\\nbird ", "", "!", "a crow", "a tit"], 2, words, True, problems, LeftOut())
+        >>> choose_captions(
+        ...     "a",
+        ...     ["a\\nbird ", "", "!", "a crow", "a tit"],
+        ...     2,
+        ...     words,
+        ...     True,
+        ...     problems,
+        ...     LeftOut(),
+        ... )
         ('a bird', 'a crow')
     """
     where = shown(key)

@@ -100,7 +100,9 @@ def shard_index(shard: Path, class_field: str, problems: list[str], left_out: Le
         ...             member = tarfile.TarInfo(name)
         ...             member.size = len(content)
         ...             archive.addfile(member, io.BytesIO(content))
-        ...     shard_index(Path(folder, "0.tar"), "class_id", [], LeftOut()).places.tolist()
+        ...     shard_index(
+        ...         Path(folder, "0.tar"), "class_id", [], LeftOut()
+        ...     ).places.tolist()
         [[512, 3, 1536, 6]]
     """
     found: list[str] = []
@@ -150,7 +152,10 @@ def parse_captions(content: bytes, *, one_caption: bool = False) -> tuple[str, .
         ValueError: they have a NUL or are not UTF-8.
 
     Example:
-        >>> parse_captions(b"a red bird\n\n!\n a bird"), parse_captions(b"a red\nbird\n", one_caption=True)
+        >>> (
+        ...     parse_captions(b"a red bird\n\n!\n a bird"),
+        ...     parse_captions(b"a red\nbird\n", one_caption=True),
+        ... )
         (('a red bird', 'a bird'), ('a red bird',))
     """
     text = content.decode("utf-8-sig")
