@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from t2ilayers import SSAGAN
 from t2ilayers.cli._configs import read_train_config
@@ -30,7 +31,11 @@ def test_the_script_writes_what_it_says(whole_run):
     samples = sorted(p.name for p in (whole_run / "samples").iterdir())
     assert samples == [f"{kind}_{step:08d}.png" for kind in ("masks", "step") for step in (4, 6)]
     assert (whole_run / "losses.png").stat().st_size > 1000
-    assert list((whole_run / "tensorboard").iterdir())
+    events = EventAccumulator(str(whole_run / "tensorboard"))
+    events.Reload()
+    (said,) = events.Tensors("run/text_summary")
+    (text,) = said.tensor_proto.string_val
+    assert all(part in text.decode() for part in ("train --out", "--ngf 2", "device", "0 to 6, 4 pictures each"))
     model = SSAGAN.from_pretrained(whole_run / "model")
     assert model.generate(["a red circle"], seed=0).images.shape == (1, 3, 32, 32)
 

@@ -97,6 +97,11 @@ class MetricsLog:
         self._timed = 0
         self._since = time.perf_counter()
 
+    def describe(self, step: int, text: str) -> None:
+        """Show ``text``, plain lines, among TensorBoard's texts: what the run is that begins at ``step``."""
+        if self.write:
+            self.board.add_text("run", "".join(f"    {line}\n" for line in text.splitlines()), step)
+
     def add(self, step: int, losses: Mapping[str, Tensor]) -> dict[str, float]:
         """Note the losses of ``step``, scalars ``()`` by name; write a line where one is due.
 

@@ -357,6 +357,7 @@ class Run:
             "folder": f"{config.out}{', resumed' if self.done else ''}",
         }
         say(_table(table))
+        self.log.describe(self.done, f"{shlex.join(sys.argv)}\n\n{_table(table)}")
 
     def say(self, text: str) -> None:
         """A line above the progress bar."""
