@@ -1,4 +1,5 @@
-// Fits the app's page into the documentation's: to its height, and in the scheme that the reader chose.
+// Fits the app's page into the documentation's: to its height, in the scheme that the reader chose, and under one
+// address: what the app's says of captions and seed stands in that of the documentation.
 
 const frame = document.getElementById("try");
 
@@ -9,5 +10,7 @@ frame.onload = () => {
     new MutationObserver(follow).observe(site, {attributeFilter: ["data-md-color-scheme"]});
     new ResizeObserver(() => { frame.style.height = `${page.offsetHeight}px`; }).observe(page);
     follow();
+    const app = frame.contentWindow;
+    app.onhashchange = () => history.replaceState(null, "", app.location.hash);
 };
-frame.src = "app.html";
+frame.src = `app.html${location.hash}`;

@@ -434,8 +434,15 @@ def test_painting_a_mask_changes_the_picture_until_it_is_predicted_again(page):
     page.stroke((9 / 16, 13 / 16), (9 / 16, 13 / 16))
     page.changed_from(painted)
     assert page.mask()[6, 4] == 255
+    page.find("#undo").click()
+    page.wait.until(lambda _: page.image() == painted)
     page.find("#again").click()
     page.wait.until(lambda _: page.image() == page.first)
+    page.find("#undo").click()  # also of a reset
+    page.wait.until(lambda _: page.image() == painted)
+    page.find("#undo").click()
+    page.wait.until(lambda _: page.image() == page.first)
+    assert not page.find("#undo").is_enabled()
     assert not page.find("#clear").is_enabled()
     assert np.array_equal(page.mask(), before)
     assert page.console() == []
@@ -455,6 +462,20 @@ def test_examples_words_and_a_random_seed_are_a_click_away(page):
     link = page.find("#download")
     assert link.get_attribute("href") == page.image()
     assert link.get_attribute("download").endswith(".png")
+    assert page.console() == []
+
+
+@in_a_browser
+def test_a_link_shows_what_it_was_taken_from(page, app, driver):
+    page.write(f"{FIRST}\na small ring")
+    page.find("#random").click()
+    page.changed_from(page.first)
+    page.wait.until(lambda _: "small+ring" in driver.current_url)
+    link, shown = driver.current_url, page.image()
+    driver.get("about:blank")
+    driver.get(link)
+    page.wait.until(lambda _: page.image() == shown)
+    assert page.find("#captions").get_attribute("value").splitlines() == [FIRST, "a small ring"]
     assert page.console() == []
 
 

@@ -102,6 +102,9 @@ def test_captions_seeds_and_mistakes(page, model):
     page.changed_from(ring)
     images, _ = model.generate([RING], seed=9)
     page.wait.until(lambda _: np.abs(page.pixels() - shown(images)).max() <= 1)
+    page.driver.switch_to.default_content()
+    assert "try/#seed=9&" in page.driver.current_url  # of the documentation's page, not of the frame
+    page.driver.switch_to.frame(page.driver.find_element("css selector", "#try"))
     page.write("a purple star")
     assert "'purple'" in page.wait.until(lambda _: page.find("#wrong").text)
     assert page.console() == []
