@@ -11,7 +11,7 @@ measured into ``benchmarks/results``. Both data sets start from encoders that we
 
     t2ilayers pretrain --data shapes --image-size 32 --image-width 32 --batch-size 128 --no-words --steps 800 \\
       --out runs/comparison/shapes/encoders
-    t2ilayers build emoji runs/emoji
+    t2ilayers build emoji emoji-datasource-google-*.tgz runs/emoji
     t2ilayers pretrain --data runs/emoji --image-size 64 --image-width 32 --batch-size 64 --no-words --steps 800 \\
       --out runs/comparison/emoji/encoders
 """

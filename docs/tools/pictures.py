@@ -25,11 +25,11 @@ from torch.nn import functional as F
 from t2ilayers import SSAGAN
 from t2ilayers.figures import save_image, to_picture
 
-HERO = "a big yellow triangle on a grey background"
+HERO = "a big orange star on a navy background"
 SHAPES = (
-    "a big cyan circle on a brown background",
-    "a small red circle on the left",
+    "a big red star on a black background",
     "a big blue ring on an olive background",
+    "a big cyan circle on a brown background",
 )
 
 
