@@ -259,25 +259,6 @@ def evaluations_section(records: dict[str, dict[str, Any]]) -> Iterator[str]:
         yield folded("Every number, and the commands", f"{listed}\n{commands(group)}")
 
 
-def compared_section(name: str, record: dict[str, Any]) -> Iterator[str]:
-    """A row per generator: means over seeds, and how far the seeds lie apart."""
-    rows, real = record["table"], record["real"]
-    measures = list(next(iter(rows.values()))["mean"])
-    seeds = max(len(row["seeds"]) for row in rows.values())
-    minutes = next((time["minutes"] for time in record["time"].values() if "minutes" in time), None)
-    yield f"### {name.removeprefix('comparison_')}: means of {seeds} seeds and their span\n"
-    lines = []
-    for variant, row in rows.items():
-        spans = (f"{row['mean'][m]:.3f} (± {row['spread'][m] / 2:.3f})" for m in measures)
-        steps = record["time"].get(variant, {}).get("steps", "")
-        lines.append([variant, str(steps), *spans])
-    lines.append(["real pictures", "", *(f"{real[m]:.3f}" if m in real else "" for m in measures)])
-    yield table(["generator", f"steps in {minutes} minutes", *(m.replace("_", " ") for m in measures)], lines)
-    yield measured(record)
-    flags = "\n".join(f"- {variant}: `{row['flags']}`" for variant, row in rows.items())
-    yield folded("The flags of each", flags + "\n")
-
-
 def headline_table(heads: dict[str, dict[str, tuple[str, str, str]]], measures: list[str]) -> str:
     """A column per run. What real pictures reach differs a little between runs that draw their own candidates."""
     lines = []
@@ -334,7 +315,6 @@ def page(results: Path) -> str:
     timed = {name: record for name, record in records.items() if "rows" in record}
     compared = {name: records.pop(name) for name in list(records) if "variants" in records[name]}
     runs = {name: record for name, record in records.items() if "flags" in record}
-    compared = {name: record for name, record in records.items() if "table" in record}
     evaluations = {
         name: record
         for name, record in records.items()
@@ -345,10 +325,6 @@ def page(results: Path) -> str:
         parts += timed_section(name, record)
     if not timed:
         parts.append("## Speed\n\nNo timings have been recorded: `python benchmarks/op.py` writes them.\n")
-    if compared:
-        parts.append("## Generators compared, with all else the same\n")
-    for name, record in compared.items():
-        parts += compared_section(name, record)
     if evaluations:
         parts += ["## What trained models reach\n", *evaluations_section(evaluations)]
     for record in compared.values():

@@ -186,6 +186,19 @@ def test_an_evaluation_is_listed_number_by_number(tmp_path):
     assert "| seed" not in text
 
 
+def test_compared_generators_stand_side_by_side(tmp_path):
+    variants = {
+        name: {"flags": f"--generator {name}", "steps": steps, "seeds": ["0", "1"], "values": {"shape": shape}}
+        for name, steps, shape in (("ssa", 900, [0.8, 0.9]), ("df", 1000, [0.75, 0.65]))
+    }
+    record = {"environment": {}, "data": "shapes", "minutes": 5, "real": {"shape": 0.999}, "variants": variants}
+    (tmp_path / "comparison_shapes.json").write_text(json.dumps(record))
+    text = benchmarks.page(tmp_path)
+    assert "## Generators and recipes compared, shapes" in text
+    assert "| steps | 900 | 1000 |  |" in text
+    assert "| shape | 0.850 (0.800–0.900) | 0.700 (0.650–0.750) | 0.999 |" in text
+
+
 def test_the_page_to_try_tells_what_was_measured_of_its_model():
     page = (ROOT / "docs" / "try.md").read_text()
     measured = json.loads((ROOT / "benchmarks" / "results" / "shapes32.json").read_text())["attributes"]
