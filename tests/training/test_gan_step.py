@@ -6,7 +6,7 @@ import torch
 from t2ilayers import SSAGAN, MatchingAwareDiscriminator, SSAGANConfig, SSAGenerator
 from t2ilayers.data import BatchDataset, CaptionedShapes
 from t2ilayers.losses import matching_aware_gradient_penalty, sentence_loss
-from t2ilayers.training import EncoderStep, MatchingAwareConfig, MatchingAwareStep, SSAGANStep, StepConfig
+from t2ilayers.training import DAMSM, EncoderStep, MatchingAwareConfig, MatchingAwareStep, SSAGANStep, StepConfig
 
 DATA = CaptionedShapes(64, image_size=32)
 BATCHES = BatchDataset(DATA, 8, seed=0)
@@ -167,6 +167,24 @@ def test_encoders_learn_without_words():
     first, *_, last = [step(BATCHES[0]) for _ in range(8)]
     assert set(first) == {"encoders/sentence_i2t", "encoders/sentence_t2i"}
     assert sum(last.values()) < sum(first.values())
+
+
+def test_damsm_without_words_is_what_sentences_say():
+    pair = make_model(image_encoder="conv").encoders.eval()
+    batch, fake = BATCHES[0], torch.rand(8, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        text = pair.text_encoder(batch["tokens"], batch["lengths"])
+        found = [DAMSM(pair, 1.0, words=words)(fake, text, batch) for words in (False, True)]
+        expected = sentence_loss(pair.images(fake), text.sentence, batch["class_ids"]).total
+    torch.testing.assert_close(found[0], expected)
+    assert found[1] > found[0]  # the half of words comes on top
+
+
+@pytest.mark.parametrize("words", [True, False])
+def test_joint_encoders_learn_by_what_the_generator_is_told_by(words):
+    losses = SSAGANStep(make_model(image_encoder="conv"), StepConfig(words=words))(BATCHES[0], 0)
+    assert ("encoders/words_i2t" in losses) == words
+    assert {"encoders/sentence_i2t", "generator/damsm"} <= losses.keys()
 
 
 @pytest.mark.parametrize("kind", ["ssagan", "plain", "encoders"])

@@ -26,6 +26,8 @@ class StepConfig(MatchingAwareConfig):
         lr_encoders: Adam's rate for the encoders, where they are trained; above 0.
         damsm_weight: weight of DAMSM in the generator's loss, at least 0, which leaves it out; published 0.1
             joint, 0.05 frozen.
+        words: whether DAMSM compares words with regions too, as published. For encoders that were pre-trained
+            without words (t2ilayers pretrain --no-words) and stay frozen, that half is noise: leave it out.
 
     Raises:
         ValueError: a setting outside its range.
@@ -40,6 +42,7 @@ class StepConfig(MatchingAwareConfig):
     text_encoder: Literal["joint", "frozen"] = "joint"
     lr_encoders: float = 4e-5
     damsm_weight: float = 0.1
+    words: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,16 +100,18 @@ class SSAGANStep(MatchingAwareStep[StepConfig]):
             lr=config.lr_encoders,
             betas=(0.0, 0.9),
             gamma1=5.0,
+            words=config.words,
             precision=config.precision,
             processes=processes,
         )
         encoders = self.encoder_step.encoders
+        damsm = DAMSM(encoders, config.damsm_weight, processes, words=config.words)
         super().__init__(
             model.generator,
             model.discriminator,
             lambda batch: encoders.text_encoder(batch["tokens"], batch["lengths"]),
             config,
-            text_image_loss=DAMSM(encoders, config.damsm_weight, processes) if config.damsm_weight else None,
+            text_image_loss=damsm if config.damsm_weight else None,
             processes=processes,
         )
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..data import Batch
 from ..encoders import EncoderPair, TextFeatures
-from ..losses import damsm_loss
+from ..losses import damsm_loss, sentence_loss
 from ..models import CLIPImageEncoder
 from .processes import Processes
 
@@ -40,13 +40,18 @@ class DAMSM:
         encoders: in evaluation mode when it is called.
         weight: in the generator's loss, at least 0.
         processes: those that share a batch.
+        words: False leaves out the half that compares words with regions of pictures. Encoders that were
+            pre-trained without it have learned nothing to compare them by.
     """
 
     name = "damsm"
 
-    def __init__(self, encoders: EncoderPair, weight: float, processes: Processes | None = None) -> None:
+    def __init__(
+        self, encoders: EncoderPair, weight: float, processes: Processes | None = None, *, words: bool = True
+    ) -> None:
         self.encoders = encoders
         self.weight = weight
+        self.words = words
         self.processes = Processes() if processes is None else processes
 
     def parameters(self) -> list[nn.Parameter]:
@@ -56,6 +61,8 @@ class DAMSM:
     def __call__(self, fake: Tensor, text: TextFeatures, batch: Batch) -> Tensor:
         """The loss ``()`` of this process's pictures ``(n, 3, S, S)``, with ``text`` of the whole batch."""
         regions, code = map(self.processes.gather, self.encoders.image_encoder(fake))
+        if not self.words:
+            return sentence_loss(code, text.sentence, batch["class_ids"]).total
         return damsm_loss(regions, code, text.words, text.sentence, batch["lengths"], batch["class_ids"]).total
 
 
