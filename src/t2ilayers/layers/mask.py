@@ -70,9 +70,8 @@ class MaskPredictor(nn.Module):
             ``(N, 1, scale*H, scale*W)`` in (0, 1).
 
         Example:
-            >>> MaskPredictor.to_mask(torch.tensor([[[[-9.0, 9.0]]]]), scale=2)[
-            ...     0, 0, 0
-            ... ].round(decimals=2)
+            >>> mask = MaskPredictor.to_mask(torch.tensor([[[[-9.0, 9.0]]]]), scale=2)
+            >>> mask[0, 0, 0].round(decimals=2)
             tensor([0.0000, 0.0500, 0.9500, 1.0000])
         """
         if scale != 1:

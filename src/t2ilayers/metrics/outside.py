@@ -79,9 +79,8 @@ class OutsideJudge:
         ...     "blue": [-1, -1, 1.0],
         ... }
         >>> captions = list(colours) * 5
-        >>> images = torch.tensor([colours[word] for word in captions])[
-        ...     :, :, None, None
-        ... ].expand(-1, -1, 8, 8)
+        >>> pixels = torch.tensor([colours[word] for word in captions])
+        >>> images = pixels[:, :, None, None].expand(-1, -1, 8, 8)
         >>> def embed(words):
         ...     return torch.tensor(
         ...         [[float(word == colour) for colour in colours] for word in words]

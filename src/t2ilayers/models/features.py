@@ -50,12 +50,9 @@ class FeatureDiscriminator(nn.Module):
     differ in heads, and train each with a loss of its own; random mixing of the maps (Projected GANs) is left out.
 
     Example:
-        >>> from t2ilayers.encoders import (
-        ...     EfficientNetLite0,
-        ... )  # .pretrained() has ImageNet's weights
-        >>> discriminator = FeatureDiscriminator(
-        ...     EfficientNetLite0(), cond_dim=16, image_size=64, width=8
-        ... )
+        >>> from t2ilayers.encoders import EfficientNetLite0
+        >>> trunk = EfficientNetLite0()  # .pretrained() has ImageNet's weights
+        >>> discriminator = FeatureDiscriminator(trunk, 16, image_size=64, width=8)
         >>> images, cond = torch.rand(2, 3, 64, 64) * 2 - 1, torch.randn(2, 16)
         >>> discriminator.features(images).shape, discriminator(images, cond).shape
         (torch.Size([2, 32, 4, 4]), torch.Size([2]))
