@@ -48,7 +48,7 @@ DATA = {
     "emoji": (
         f"--data runs/emoji --image-size 64 --ngf 16 --ndf 16 --batch-size 24 {SHARED}",
         "--data runs/emoji",
-        4,
+        3,
     ),
 }
 GENERATORS = {
