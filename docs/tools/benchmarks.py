@@ -240,11 +240,13 @@ def evaluations_section(records: dict[str, dict[str, Any]]) -> Iterator[str]:
     groups: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
     for name, record in records.items():
         judge = record.get("r_precision", {}).get("judge", "")
+        judge = "each model itself" if judge and judge == record.get("model") else judge
         key = *(str(record.get(field, "")) for field in ("data", "split", "samples")), judge
         groups.setdefault(key, {})[name] = record
     for (data, split, samples, judge), group in groups.items():
         judged = f", R-precision by the encoders of {judge}" if judge else ""
-        yield f"### {Path(data).name}: {samples} pictures of split {split}{judged}\n"
+        pictures = f": {samples} pictures of split {split}" if samples else ""
+        yield f"### {Path(data).name}{pictures}{judged}\n"
         heads = {name: headline(record) for name, record in group.items()}
         measures = list(dict.fromkeys(measure for head in heads.values() for measure in head))
         if measures:
