@@ -127,8 +127,8 @@ class PretrainConfig(RunConfig):
     image_encoder: Literal["conv", "inception"] = "conv"
     """A small encoder for 32 to 128 px, or Inception-v3 with learned projections, as published."""
     image_width: int = 64
-    """Base width of the small encoder, a multiple of 16, at least 16. Of simple pictures a narrow one learns more in
-    the same minutes."""
+    """Base width of the small encoder, a multiple of 16, at least 16. Of simple pictures a narrow one learns more
+    in the same minutes."""
     image_size: int | None = None
     inception_weights: Path | None = None
     inception_sha256: str | None = None
