@@ -16,10 +16,14 @@
 namespace t2ilayers {
 namespace gpu {
 
-// To measure on a GPU: how many blocks keep one busy, and how many channels are worth computing their constants.
-constexpr int64_t kStatisticsBlocks = 4096;
+// How many blocks keep a GPU busy, and how many channels are worth computing their constants: measured on an H200,
+// of whose 132 multiprocessors each holds two blocks of the larger kernels. The same numbers everywhere, so that the
+// order of all sums, and with it every bit, is that of every GPU.
+constexpr int64_t kStatisticsBlocks = 512;  // more of them, and merging what they found takes longer than they save
 constexpr int64_t kReduceBlocks = 1024;
+constexpr int64_t kPixelReduceBlocks = 528;
 constexpr int64_t kApplyBlocks = 1024;
+constexpr int64_t kWave = 264;
 constexpr int64_t kRowWarps = 16384;
 constexpr int kApplyChannels = 16;
 
@@ -183,7 +187,10 @@ struct Plan {
   int64_t channel_blocks() const {
     return p.channels_last ? sum_tiles().blocks : ceil_div(p.c, kBlockChannels);
   }
-  int64_t reduce_enough() const { return ceil_div(kReduceBlocks, p.n * channel_blocks()); }
+  int64_t reduce_enough() const {
+    const int64_t one = p.n * channel_blocks();
+    return p.channels_last ? std::max<int64_t>(1, kPixelReduceBlocks / one) : ceil_div(kReduceBlocks, one);
+  }
   PixelTiles reduce_tiles() const {  // strips of cells where channels are not last
     if (!p.channels_last)
       return part(PixelTiles{}, strips(), ceil_div(strips(), std::min(reduce_enough(), strips())));
@@ -239,11 +246,12 @@ struct Plan {
       launch(stream, planes_reduce<S, UP, kWide, kSilu, kInput>, blocks, kThreads, g, in, a);
   }
 
-  // Small maps make as many blocks as they can, large ones blocks that are worth their beginning.
+  // Small maps make a wave of blocks if they can, large ones blocks that are worth their beginning.
   PixelTiles apply_tiles() const {
     const PixelTiles t = tiles(5);
-    const int64_t rows = kThreads >> t.lanes_log, steps = ceil_div(p.pixels(), rows);
-    const int64_t enough = std::clamp<int64_t>(p.n * t.blocks * steps / kApplyBlocks, 1, 64 / (UP * UP));
+    const int64_t rows = kThreads >> t.lanes_log, steps = ceil_div(p.pixels(), rows), all = p.n * t.blocks * steps;
+    const int64_t least = std::clamp<int64_t>(ceil_div(all, kWave), 1, 4);
+    const int64_t enough = std::clamp<int64_t>(all / kApplyBlocks, least, 64 / (UP * UP));
     return part(t, p.pixels(), (enough < 4 ? enough : enough / 4 * 4) * rows);
   }
   // Lanes as many as an iteration of pixels_reduce has values of dmask, at least.
