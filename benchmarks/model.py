@@ -81,7 +81,8 @@ class Peers:
 
     @torch.no_grad()
     def check_equal(self) -> None:
-        tolerance = 1e-3 if self.precision == "fp32" else 0.1
+        # TensorFloat-32, which this script allows, has 10 bits: seen 2e-3 at 256 px.
+        tolerance = {"cpu": 1e-3, "cuda": 1e-2}[self.device] if self.precision == "fp32" else 0.1
         for mode in (True, False):
             a, b = (self.images(g.train(mode)).float() for g in (self.ours.generator, self.generator))
             if (difference := (a - b).abs().max().item()) > tolerance:

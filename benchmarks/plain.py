@@ -183,12 +183,16 @@ class Iteration:
 
     def __call__(self, batch: dict[str, Tensor]) -> None:
         images, tokens, lengths, classes = (batch[k] for k in ("image", "tokens", "lengths", "class_ids"))
+        for encoder in (self.text, self.image):
+            encoder.train()
         with self.autocast(images):
             text, seen = self.text(tokens, lengths), self.image(images)
         loss = damsm(
             seen.regions.float(), seen.code.float(), text.words.float(), text.sentence.float(), lengths, classes
         )
         step(self.e, loss)
+        for encoder in (self.text, self.image):
+            encoder.eval()
         with torch.no_grad(), self.autocast(images):
             text = self.text(tokens, lengths)
         sentence, words = text.sentence.float(), text.words.float()

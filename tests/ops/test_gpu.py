@@ -1,6 +1,7 @@
 """On a CUDA device: agreement with the CPU, and the training step. Skipped where there is none."""
 
 import itertools
+import json
 
 import pytest
 import torch
@@ -170,3 +171,24 @@ def test_a_training_iteration_runs_on_the_device(precision):
     losses = step(batch, 0)
     assert all(value.is_cuda and torch.isfinite(value) for value in losses.values())
     assert not torch.equal(before, step.model.generator.fc.weight)
+
+
+def test_the_scripts_train_measure_and_draw_on_the_device(tmp_path):
+    """Their own lines mix what devices and processes give; a step alone does not show it."""
+    from t2ilayers.cli.main import main
+
+    small = ["--data", "shapes", "--image-size", "32"]
+    steps = ["--steps", "12", "--batch-size", "8"]  # more than the ten that a line of the log takes
+    encoders, run = tmp_path / "encoders", tmp_path / "run"
+    assert main(["pretrain", *small, *steps, "--measure-every", "5", "--out", str(encoders)]) == 0
+    encoders /= "encoders"
+    frozen = ["--text-encoder", "frozen", "--contrast-weight", "1", "--no-words"]
+    for flags in (["--text-encoder", "joint"], frozen):
+        out = run / flags[1]
+        main_flags = [*small, *steps, "--ngf", "4", "--ndf", "4", "--encoders", str(encoders), *flags]
+        assert main(["train", *main_flags, "--sample-every", "6", "--out", str(out)]) == 0
+        results = out / "evaluation.json"
+        measure = [str(out / "model"), "--data", "shapes", "--samples", "128", "--classifier-steps", "5"]
+        assert main(["evaluate", *measure, "--out", str(results)]) == 0
+        assert json.loads(results.read_text())["r_precision"]["generated"]["mean"] >= 0
+        assert main(["generate", str(out / "model"), "a red star", "--out", str(out / "star.png")]) == 0

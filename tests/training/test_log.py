@@ -80,6 +80,20 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step(tmp_path):
     assert rows(tmp_path) == []
 
 
+def test_measured_numbers_stand_beside_losses_wherever_those_are(tmp_path):
+    log = MetricsLog(tmp_path, every=3)
+    log.start(0)
+    for step in range(3):
+        measured = {"retrieval/r_precision": 0.25} if step == 1 else {}
+        log.add(step, {"d/real": torch.tensor(float(step))} | measured)
+    log.add(3, {"retrieval/r_precision": float("nan")})
+    with pytest.raises(NonFiniteLossError, match="r_precision is nan at step 3"):
+        log.flush()
+    log.close()
+    (row,) = rows(tmp_path)
+    assert (row["d/real"], row["retrieval/r_precision"]) == (1.0, 0.25)
+
+
 def test_a_full_disk_names_the_file(tmp_path):
     log = MetricsLog(tmp_path, every=1)
     log.start(0)

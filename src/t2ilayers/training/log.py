@@ -65,7 +65,7 @@ class MetricsLog:
         self.board: Any = None
         self.rate = 0.0
         self._rows: list[dict[str, Any]] = []
-        self._pending: list[tuple[int, Mapping[str, Tensor]]] = []
+        self._pending: list[tuple[int, Mapping[str, Tensor | float]]] = []
         self._timed = 0  # steps since the clock was started
         self._since = time.perf_counter()
 
@@ -102,8 +102,8 @@ class MetricsLog:
         if self.write:
             self.board.add_text("run", "".join(f"    {line}\n" for line in text.splitlines()), step)
 
-    def add(self, step: int, losses: Mapping[str, Tensor]) -> dict[str, float]:
-        """Note the losses of ``step``, scalars ``()`` by name; write a line where one is due.
+    def add(self, step: int, losses: Mapping[str, Tensor | float]) -> dict[str, float]:
+        """Note the losses of ``step``, numbers or scalars ``()`` of one device; write a line where one is due.
 
         Returns:
             The means that were written, or nothing.
@@ -124,10 +124,12 @@ class MetricsLog:
         """
         if not self._pending:
             return {}
-        places = [(step, name) for step, losses in self._pending for name in losses]
-        values = torch.stack([v.float() for _, losses in self._pending for v in losses.values()]).tolist()
+        places = [(step, name, value) for step, losses in self._pending for name, value in losses.items()]
+        tensors = [value.float() for _, _, value in places if isinstance(value, Tensor)]
+        fetched = iter(torch.stack(tensors).tolist() if tensors else ())  # all at once: each fetch waits for a GPU
         by_name: dict[str, list[float]] = {}
-        for (step, name), value in zip(places, values, strict=True):
+        for step, name, given in places:
+            value = next(fetched) if isinstance(given, Tensor) else given
             if not math.isfinite(value):
                 raise NonFiniteLossError(f"{name} is {value} at step {step}")
             by_name.setdefault(name, []).append(value)

@@ -287,7 +287,7 @@ class Run:
                 if self.due(config.save_every) or self.done == stop:
                     self.save()
 
-    def record(self, losses: Mapping[str, Tensor]) -> None:
+    def record(self, losses: Mapping[str, Tensor | float]) -> None:
         """End a step: it is whole, and these are its losses.
 
         Raises:
