@@ -47,8 +47,8 @@ DATA = {
     "shapes": (f"--data shapes --image-size 32 --ngf 16 --ndf 16 --batch-size 32 {SHARED}", "--data shapes", 5),
     "emoji": (
         f"--data runs/emoji --image-size 64 --ngf 16 --ndf 16 --batch-size 24 {SHARED}",
-        "--data runs/emoji",
-        3,
+        "--data runs/emoji --outside runs/comparison/emoji/outside.safetensors",
+        12,
     ),
 }
 GENERATORS = {
@@ -131,7 +131,8 @@ def measured(results: dict[str, Any], of: str, name: str = "") -> dict[str, floa
         elif key == "masks" and of == "generated":
             found["best mask IoU"] = max(value["best"]["iou"], value["best"]["inverted_iou"])
         elif isinstance(value, dict):
-            found |= measured(value, of, key)
+            by = "outside " if key == "outside" else ""
+            found |= {by + inner: number for inner, number in measured(value, of, key).items()}
     return found
 
 

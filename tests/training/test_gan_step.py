@@ -169,6 +169,23 @@ def test_encoders_learn_without_words():
     assert sum(last.values()) < sum(first.values())
 
 
+@pytest.mark.parametrize("words", [True, False])
+def test_without_classes_all_others_are_negatives(words):
+    """As the same step on a batch whose pictures have each a class of their own."""
+    found = []
+    for classes, ids in (
+        (True, torch.zeros(8, dtype=torch.int64)),
+        (True, torch.arange(8)),
+        (False, torch.zeros(8)),
+    ):
+        step = EncoderStep(make_model(image_encoder="conv").encoders, lr=2e-3, words=words, classes=classes)
+        torch.manual_seed(0)
+        found.append(sum(step(BATCHES[0] | {"class_ids": ids}).values()).item())
+    one_class, own_classes, without = found
+    assert without == own_classes
+    assert one_class < 1e-3 < own_classes  # nobody to be taken for
+
+
 def test_damsm_without_words_is_what_sentences_say():
     pair = make_model(image_encoder="conv").encoders.eval()
     batch, fake = BATCHES[0], torch.rand(8, 3, 32, 32) * 2 - 1

@@ -141,6 +141,9 @@ class PretrainConfig(RunConfig):
     """Adam's rate at the start, at least 2e-4, below which it never falls; it does by 2 % per epoch."""
     words: bool = True
     """Losses of words too, as published. Without, batches four times as large take about as long."""
+    classes: bool = True
+    """Pictures of one class are no negatives, as published. Without, all others of the batch are: where captions
+    tell apart what one class holds, as those of drawn shapes do with backgrounds, the encoders learn that."""
     precision: Literal["fp32", "bf16"] = dataclasses.field(default_factory=fastest_precision)
     """bf16 runs the encoders under autocast; the default is what is faster on this machine."""
     class_field: str = "class_id"

@@ -132,7 +132,14 @@ def pretrain(config: PretrainConfig) -> None:
     )
     stop = config.stop(len(data))
     pair = open_encoders(config, data).to(device)
-    training = EncoderStep(pair, lr=config.lr, words=config.words, precision=config.precision, processes=processes)
+    training = EncoderStep(
+        pair,
+        lr=config.lr,
+        words=config.words,
+        classes=config.classes,
+        precision=config.precision,
+        processes=processes,
+    )
     encoders = config.out / "encoders"
     with Run(
         config,

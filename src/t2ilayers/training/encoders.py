@@ -26,6 +26,9 @@ class EncoderStep:
         gamma1: attention temperature of DAMSM; published 4 while pre-training, 5 in joint training.
         words: whether words have losses too, as in DAMSM. Without, a step over four times as many pictures takes
             about as long, and what only a few captions differ in is learned sooner.
+        classes: whether pictures of one class are no negatives of each other, as published for classes such as
+            species. Without, all others of the batch are: where captions tell apart what a class holds, the
+            encoders learn it.
         precision: see :class:`StepConfig`.
         processes: those that share a batch, which then is one that :meth:`Processes.join` returned.
 
@@ -57,12 +60,14 @@ class EncoderStep:
         betas: tuple[float, float] = (0.5, 0.999),
         gamma1: float = 4.0,
         words: bool = True,
+        classes: bool = True,
         precision: Precision = "fp32",
         processes: Processes | None = None,
     ) -> None:
         self.encoders = encoders
         self.gamma1 = gamma1
         self.words = words
+        self.classes = classes
         self.precision: Precision = precision
         self.processes = Processes() if processes is None else processes
         self.parameters = [p for p in encoders.parameters() if p.requires_grad]
@@ -75,6 +80,7 @@ class EncoderStep:
             text = self.encoders.text_encoder(batch["tokens"], batch["lengths"])
             image = self.encoders.image_encoder(batch["image"])
         code = self.processes.gather(image.code)
+        class_ids = batch["class_ids"] if self.classes else None
         losses = (
             damsm_loss(
                 self.processes.gather(image.regions),
@@ -82,11 +88,11 @@ class EncoderStep:
                 text.words,
                 text.sentence,
                 batch["lengths"],
-                batch["class_ids"],
+                class_ids,
                 gamma1=self.gamma1,
             )
             if self.words
-            else sentence_loss(code, text.sentence, batch["class_ids"])
+            else sentence_loss(code, text.sentence, class_ids)
         )
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(losses.total)
