@@ -112,6 +112,8 @@ SIGNALS = [
 @pytest.mark.parametrize("name", SIGNALS)
 def test_a_signal_ends_with_the_step_it_came_in(tmp_path, whole, name, workers, capsys):
     number = getattr(signal, name)
+    if signal.getsignal(number) is signal.SIG_IGN:  # this suite itself runs under nohup
+        signal.signal(number, signal.SIG_DFL)
 
     def to_all():  # as a cluster's signal to the process group reaches all
         for child in multiprocessing.active_children():
