@@ -175,6 +175,7 @@ def test_a_training_iteration_runs_on_the_device(precision):
 
 def test_the_scripts_train_measure_and_draw_on_the_device(tmp_path):
     """Their own lines mix what devices and processes give; a step alone does not show it."""
+    pytest.importorskip("tyro")  # which the sources alone do not bring
     from t2ilayers.cli.main import main
 
     small = ["--data", "shapes", "--image-size", "32"]

@@ -110,10 +110,11 @@ SIGNALS = [
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("name", SIGNALS)
-def test_a_signal_ends_with_the_step_it_came_in(tmp_path, whole, name, workers, capsys):
+def test_a_signal_ends_with_the_step_it_came_in(tmp_path, whole, name, workers, capsys, request):
     number = getattr(signal, name)
     if signal.getsignal(number) is signal.SIG_IGN:  # this suite itself runs under nohup
         signal.signal(number, signal.SIG_DFL)
+        request.addfinalizer(lambda: signal.signal(number, signal.SIG_IGN))
 
     def to_all():  # as a cluster's signal to the process group reaches all
         for child in multiprocessing.active_children():
