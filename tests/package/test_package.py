@@ -147,10 +147,10 @@ PUBLIC = {
         "train_attribute_classifier vendi_score"
     ),
     "t2ilayers.training": (
-        "CLIPSimilarity DAMSM EMA EncoderStep MatchingAwareConfig MatchingAwareStep MetricsLog NonFiniteLossError "
-        "Processes Run RunConfig SSAGANStep StepConfig TextImageLoss fastest_precision join_processes "
-        "keep_large_blocks latest_checkpoint load_checkpoint open_standard_streams save_checkpoint say "
-        "synchronize_statistics"
+        "CLIPSimilarity DAMSM DiffAugment EMA EncoderStep MatchingAwareConfig MatchingAwareStep MetricsLog "
+        "NonFiniteLossError Processes Run RunConfig SSAGANStep StepConfig TextImageLoss fastest_precision "
+        "join_processes keep_large_blocks latest_checkpoint load_checkpoint open_standard_streams save_checkpoint "
+        "say synchronize_statistics"
     ),
     "t2ilayers.interop.official": (
         "export load_discriminator load_generator load_image_encoder load_layer load_text_encoder"

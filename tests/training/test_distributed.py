@@ -18,7 +18,11 @@ SHARES = ((4, 4), (1, 6), (3, 2))  # samples of each process, step by step
 RUNS = {
     "joint": {"text_encoder": "joint", "penalty": "joint"},
     "frozen": {"text_encoder": "frozen", "penalty": "two-step"},
-    "contrast": {"contrast_weight": 1.0, "penalty_weight": 1e-3},
+    "contrast": {
+        "contrast_weight": 1.0,
+        "penalty_weight": 1e-3,
+        "diff_augment": "color,translation,cutout",
+    },
 }
 
 

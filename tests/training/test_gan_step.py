@@ -6,7 +6,15 @@ import torch
 from t2ilayers import SSAGAN, MatchingAwareDiscriminator, SSAGANConfig, SSAGenerator
 from t2ilayers.data import BatchDataset, CaptionedShapes
 from t2ilayers.losses import matching_aware_gradient_penalty, sentence_loss
-from t2ilayers.training import DAMSM, EncoderStep, MatchingAwareConfig, MatchingAwareStep, SSAGANStep, StepConfig
+from t2ilayers.training import (
+    DAMSM,
+    DiffAugment,
+    EncoderStep,
+    MatchingAwareConfig,
+    MatchingAwareStep,
+    SSAGANStep,
+    StepConfig,
+)
 
 DATA = CaptionedShapes(64, image_size=32)
 BATCHES = BatchDataset(DATA, 8, seed=0)
@@ -284,6 +292,27 @@ def test_contrast_teaches_codes_to_find_their_sentences():
     assert last["discriminator/contrast"] < first["discriminator/contrast"]
     assert "generator/contrast" in last
     assert "discriminator/contrast" not in step_of(0.0)(BATCHES[0], 0)
+
+
+def test_the_discriminator_sees_changed_pictures_real_and_generated_and_the_text_image_loss_does_not():
+    model = make_model(image_encoder="conv")
+    policy = "color,translation,cutout"
+    step = SSAGANStep(model, StepConfig(diff_augment=policy, text_encoder="frozen", lr_discriminator=1e-9))
+    seen, judged, drawn = [], [], []
+    features, encoder = model.discriminator.features, model.image_encoder
+    model.discriminator.features = lambda images: seen.append(images.detach()) or features(images)
+    encoder.register_forward_pre_hook(lambda _, given: judged.append(given[0].detach()))
+    model.generator.register_forward_hook(lambda _, given, output: drawn.append(output.images.detach()))
+    torch.manual_seed(5)
+    step(BATCHES[0], 1)
+    torch.manual_seed(5)
+    augment, n = DiffAugment(policy.split(",")), len(BATCHES[0]["image"])
+    torch.randn(n, model.generator.z_dim)
+    fake = augment(drawn[0], augment.draw(n))
+    real = augment(BATCHES[0]["image"], augment.draw(n))
+    for images, expected in zip(seen, (real, fake, fake), strict=True):
+        torch.testing.assert_close(images, expected)
+    torch.testing.assert_close(judged[-1], drawn[0])
 
 
 def test_contrast_needs_a_projection():

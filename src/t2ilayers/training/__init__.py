@@ -1,6 +1,7 @@
 """Pieces of training: steps, the average, a run with its checkpoints and log, processes and the allocator."""
 
 from ..allocator import keep_large_blocks
+from .augment import DiffAugment
 from .checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from .ema import EMA
 from .encoders import EncoderStep
@@ -18,6 +19,7 @@ __all__ = [
     "DAMSM",
     "EMA",
     "CLIPSimilarity",
+    "DiffAugment",
     "EncoderStep",
     "MatchingAwareConfig",
     "MatchingAwareStep",

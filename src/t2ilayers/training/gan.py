@@ -19,6 +19,7 @@ from ..losses import (
     mismatched_pairs,
     sentence_loss,
 )
+from .augment import DiffAugment
 from .ema import EMA
 from .precision import Precision, autocast
 from .processes import Processes, synchronize_statistics
@@ -55,6 +56,8 @@ class MatchingAwareConfig:
         contrast_weight: of a contrastive loss, at least 0, which leaves it out. Among all sentences of the batch
             the code of each picture must find its own: of real pictures in the discriminator's loss, of generated
             ones in the generator's (XMC-GAN, arXiv 2101.04702). It needs a discriminator with a projection.
+        diff_augment: random changes of real and generated pictures before the discriminator sees them, for a few
+            thousand pictures (DiffAugment, arXiv 2006.10738). "color" contradicts captions that name colours.
         ema: decay of the averaged generator, from 0 to below 1.
         precision: "fp32", or "bf16", which runs generator, discriminator and encoders under autocast.
             Parameters, MA-GP and losses stay in float32. t2ilayers train takes bf16 where the machine has
@@ -78,12 +81,14 @@ class MatchingAwareConfig:
     penalty_weight: float = 2.0
     penalty_power: float = 6.0
     contrast_weight: float = 0.0
+    diff_augment: Literal["none", "translation,cutout", "color,translation,cutout"] = "none"
     ema: float = 0.999
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         self._check_choice("mismatched", ("class-aware", "shifted", "wrapped", "rolled"))
         self._check_choice("penalty", ("joint", "two-step"))
+        self._check_choice("diff_augment", ("none", "translation,cutout", "color,translation,cutout"))
         self._check_choice("precision", ("fp32", "bf16"))
         for name in ("lr_generator", "lr_discriminator"):
             self._check_positive(name)
@@ -184,6 +189,8 @@ class MatchingAwareStep(Generic[ConfigT]):
         self.encoder = encoder
         self.text_image_loss = text_image_loss
         self.processes = Processes() if processes is None else processes
+        policy = [] if config.diff_augment == "none" else config.diff_augment.split(",")
+        self.augment = DiffAugment(policy)
         g, d = ([p for p in m.parameters() if p.requires_grad] for m in (generator, discriminator))
         betas = (0.0, 0.9)
         self.g_optimizer = torch.optim.Adam(g, lr=config.lr_generator, betas=betas, fused=True)
@@ -207,7 +214,7 @@ class MatchingAwareStep(Generic[ConfigT]):
         z = self._noise(len(cond), device)
         with autocast(device, self.config.precision):
             fake = self.generator(self.processes.own(z), self.processes.own(cond)).images
-            seen = self._seen(fake)
+            seen = self._seen(fake, len(cond))
         losses = self._discriminator(batch, cond, seen.detach(), step)
         losses |= self._generator(batch, given, cond, fake, seen)
         self.ema.update(self.generator, step)
@@ -216,8 +223,10 @@ class MatchingAwareStep(Generic[ConfigT]):
     def _noise(self, count: int, device: torch.device) -> Tensor:
         return torch.randn(count, self.generator.z_dim, device=device)
 
-    def _seen(self, images: Tensor) -> Tensor:
-        """What the discriminator sees of pictures."""
+    def _seen(self, images: Tensor, count: int) -> Tensor:
+        """What the discriminator sees of this process's pictures, where all processes have ``count``."""
+        if self.augment.policy:
+            images = self.augment(images, self.processes.own(self.augment.draw(count, images.device)))
         return images if self.encoder is None else self.encoder(images)
 
     def _mismatched(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -232,7 +241,7 @@ class MatchingAwareStep(Generic[ConfigT]):
     def _discriminator(self, batch: Batch, cond: Tensor, fake: Tensor, step: int) -> dict[str, Tensor]:
         config = self.config
         with torch.no_grad(), autocast(fake.device, config.precision):
-            images = self._seen(batch["image"])
+            images = self._seen(batch["image"], len(cond))
         wrong_image, wrong_cond = self._mismatched(batch)
         # Every picture gets a condition; its own, left out below, where none of the batch mismatches.
         partner = torch.arange(len(cond), device=wrong_image.device).index_copy(0, wrong_image, wrong_cond)
