@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import masks
 import torch
 from common import RESULTS, environment, time_in_turn, write
 
@@ -64,7 +65,8 @@ CLAIMS = {
     "damsm-0.1": "--damsm-weight 0.1",
     "contrast-0": "--contrast-weight 0",
 }
-VARIANTS = GENERATORS | CLAIMS
+MASKS = {"one-mask": "", "mask-per-affine": ""}  # see masks.py
+VARIANTS = GENERATORS | CLAIMS | MASKS
 
 
 def folder_of(data: str, variant: str, seed: int) -> Path:
@@ -76,12 +78,18 @@ def flags_of(data: str, variant: str) -> list[str]:
     return [*DATA[data][0].split(), "--encoders", str(encoders), *VARIANTS[variant].split()]
 
 
+def t2ilayers(variant: str, command: list[str]) -> None:
+    program = [str(Path(__file__).with_name("masks.py")), variant] if variant in MASKS else ["-m", "t2ilayers"]
+    subprocess.run([sys.executable, *program, *command], check=True)
+
+
 def measure_time(data: str, variants: Sequence[str]) -> None:
     calls = {}
     for variant in variants:
         config = read_train_config([*flags_of(data, variant), "--steps", "1"], __doc__)
         torch.manual_seed(0)
         dataset = open_dataset(config.data, "train", image_size=config.image_size, seed=0)
+        masks.use(variant)
         model = open_model(config, dataset)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         batches = BatchDataset(dataset, config.batch_size, seed=0)
@@ -112,14 +120,14 @@ def run(data: str, variant: str, seed: int) -> None:
     command += ["--sample-every", "1000000", "--save-every", "200", "--out", str(out)]
     if (out / "run.json").exists():
         command.append("--resume")
-    subprocess.run([sys.executable, "-m", "t2ilayers", *command], check=True)
+    t2ilayers(variant, command)
 
 
 def judge(data: str, variant: str, seed: int) -> None:
     out = folder_of(data, variant, seed)
     command = ["evaluate", str(out / "model"), *DATA[data][1].split(), "--out", str(out / "evaluation.json")]
     command += ["--judge", str(RUNS / data / "encoders" / "encoders")]  # the same for all
-    subprocess.run([sys.executable, "-m", "t2ilayers", *command], check=True)
+    t2ilayers(variant, command)
 
 
 def measured(results: dict[str, Any], of: str, name: str = "") -> dict[str, float]:
