@@ -2,8 +2,8 @@
 
     python benchmarks/masks.py one-mask train --data shapes ...
 
-SSA-GAN predicts a mask in each block and uses it in both of the block's norms. Here it is asked whether that matters.
-The command and what it writes are as they are; only a model that it makes or loads has the other masks.
+SSA-GAN predicts a mask in each block and uses it in both of the block's norms. Here it is asked whether that
+matters. The command and what it writes are as they are; only a model that it makes or loads has the other masks.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from t2ilayers.models import SSAGeneratorOutput, ssa_generator, ssagan
 
 
 class OneMask(SSAGenerator):
-    """The mask of the block that draws 16 px, in that block and, enlarged, in all finer ones; coarser ones have none.
+    """The mask of the block that draws 16 px, there and, enlarged, in all finer blocks; coarser ones have none.
 
-    An earlier block would not do: what enters the first has not seen the sentence, and a mask of 4 px tells little.
+    An earlier block would not do: what enters the first has not seen the sentence, and 4 px are too few.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
