@@ -156,6 +156,7 @@ def collect(data: str) -> None:
             real |= measured(results, "real")
         if runs:
             variants[variant] = {
+                "program": f"python benchmarks/masks.py {variant}" if variant in MASKS else "t2ilayers",
                 "flags": shlex.join(flags_of(data, variant)),
                 "steps": times["times"][variant]["steps"],
                 "seeds": list(runs),

@@ -282,7 +282,9 @@ def comparison(record: dict[str, Any]) -> Iterator[str]:
         real = record["real"].get(name)
         lines.append([name.replace("_", " "), *cells, "" if real is None else f"{real:.3f}"])
     yield table(["", *variants, "real pictures"], lines)
-    flags = "\n".join(f"- {name}: `t2ilayers train {variant['flags']}`" for name, variant in variants.items())
+    flags = "\n".join(
+        f"- {name}: `{variant['program']} train {variant['flags']}`" for name, variant in variants.items()
+    )
     yield folded("The commands", f"{measured(record['environment'])}\n{flags}\n")
 
 

@@ -188,7 +188,13 @@ def test_an_evaluation_is_listed_number_by_number(tmp_path):
 
 def test_compared_generators_stand_side_by_side(tmp_path):
     variants = {
-        name: {"flags": f"--generator {name}", "steps": steps, "seeds": ["0", "1"], "values": {"shape": shape}}
+        name: {
+            "program": "t2ilayers",
+            "flags": f"--generator {name}",
+            "steps": steps,
+            "seeds": ["0", "1"],
+            "values": {"shape": shape},
+        }
         for name, steps, shape in (("ssa", 900, [0.8, 0.9]), ("df", 1000, [0.75, 0.65]))
     }
     record = {"environment": {}, "data": "shapes", "minutes": 5, "real": {"shape": 0.999}, "variants": variants}
