@@ -67,7 +67,7 @@ def test_masks_stand_beside_their_picture():
     constant = torch.full((2, 1, 8, 8), 0.5)
     page = np.array(mask_sheet(torch.stack([flat(RED), flat(BLUE)]), [half, constant], ["a", "b"]))
     assert page.shape[1] == 12 + 3 * 140
-    for colour, left, right in ((RED, 0, 255), (BLUE, 255, 0)):
+    for colour, left, right in ((RED, 51, 153), (BLUE, 153, 51)):  # 0.2 and 0.6 of 255
         rows = np.flatnonzero((page[:, 12:140] == colour).all((1, 2)))
         assert len(rows) == 128
         assert (page[rows, 152 : 152 + 64] == left).all()

@@ -94,8 +94,8 @@ def mask_sheet(
 ) -> Image.Image:
     """A row per caption: the picture, then the mask of each block from coarse to fine, in grey.
 
-    Each mask is stretched from black at its least value to white at its greatest, since the level of a mask
-    is free; the two values stand below it. A constant mask is shown at its own value.
+    Black is 0 and white is 1 in all of them, so that masks can be compared; the least and the greatest value of
+    each stand below it.
 
     Args:
         images: ``(N, 3, S, S)`` in [-1, 1].
@@ -137,8 +137,9 @@ def mask_sheet(
     for index, (text, height) in enumerate(zip(texts, heights, strict=True)):
         page.paste(_picture(pictures[index]), (_MARGIN, y))
         for column, mask in enumerate(masks, start=1):
-            grey, low, high = _stretched(mask[index], side)
+            grey, low, high = _grey(mask[index], side)
             x = _MARGIN + column * (side + _MARGIN)
+            draw.rectangle((x - 1, y - 1, x + side, y + side), outline=_FAINT)  # or a white mask seems missing
             page.paste(_picture(grey), (x, y))
             _write(draw, [f"{low:.2f} to {high:.2f}"], x, y + side, _NOTE_SIZE, _FAINT)
         _write(draw, text, _MARGIN, y + side + note, _CAPTION_SIZE, _INK)
@@ -266,14 +267,11 @@ def _enlarged(pictures: npt.NDArray[np.uint8], min_side: int) -> npt.NDArray[np.
     return pictures.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def _stretched(mask: Tensor, side: int) -> tuple[npt.NDArray[np.uint8], float, float]:
+def _grey(mask: Tensor, side: int) -> tuple[npt.NDArray[np.uint8], float, float]:
     """One mask ``(1, s, s)`` as grey ``(side, side, 3)``, with its least and greatest value."""
     mask = mask.detach().float().cpu()
-    low, high = mask.min().item(), mask.max().item()
-    if high - low > 1e-6:
-        mask = (mask - low) / (high - low)
     grey = F.interpolate(mask[None], size=(side, side), mode="nearest")
-    return _to_bytes(2 * grey - 1)[0].repeat(3, axis=2), low, high
+    return _to_bytes(2 * grey - 1)[0].repeat(3, axis=2), mask.min().item(), mask.max().item()
 
 
 def _page(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
