@@ -46,7 +46,10 @@ class OneMask(SSAGenerator):
 
 
 class MaskPerAffine(SSAConv):
-    """The second norm has a mask of its own, predicted from what the first convolution makes of the first norm."""
+    """The second norm has a mask of its own, predicted from what the first convolution makes of the first norm.
+
+    Both are always predicted: a mask that is given is not taken. The second is returned.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, cond_dim: int = 256, **options: Any) -> None:
         super().__init__(in_channels, out_channels, cond_dim, **options)
