@@ -244,19 +244,21 @@ def test_conv_shapes_and_cost(image_size: int) -> None:
     assert counter.get_total_flops() / 2 < 0.15e9
 
 
-def test_conv_depends_neither_on_batch_nor_mode() -> None:
+def test_conv_depends_on_the_batch_while_it_trains_alone() -> None:
     torch.manual_seed(0)
     encoder = ConvImageEncoder(32, cond_dim=16, width=16).double()
     images = torch.rand(3, 3, 32, 32, dtype=torch.float64) * 2 - 1
-    together, alone = encoder.train()(images), encoder.eval()(images[1:2])
+    trained = encoder.train()(images)
+    together, alone = encoder.eval()(images), encoder(images[1:2])
     torch.testing.assert_close(together.regions[1:2], alone.regions)
     torch.testing.assert_close(together.code[1:2], alone.code)
+    assert not torch.allclose(trained.code, together.code)
 
 
 def test_conv_regions_keep_their_places() -> None:
     """A change inside one cell of the grid moves the region there more than a region far away."""
     torch.manual_seed(0)
-    encoder = ConvImageEncoder(64, cond_dim=16)
+    encoder = ConvImageEncoder(64, cond_dim=16).eval()
     images = torch.zeros(1, 3, 64, 64)
     spot = images.clone()
     spot[:, 0, 50:54, 10:14] = 1  # grid row 6, column 1
@@ -289,6 +291,7 @@ def test_conv_code_learns_place_and_colour() -> None:
         loss.backward()
         optimizer.step()
     images, classes = _squares(200, generator)
+    encoder.eval()
     with torch.no_grad():
         accuracy = (encoder(images).code.argmax(dim=1) == classes).float().mean()
     assert float(accuracy) > 0.9  # chance is 1/12

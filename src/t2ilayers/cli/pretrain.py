@@ -38,6 +38,8 @@ CANDIDATES = 100  # captions that a picture finds its own among, where there are
 def open_encoders(config: PretrainConfig, data: CaptionedDataset) -> EncoderPair:
     """The encoders to train."""
     text_encoder = LSTMTextEncoder(len(data.vocabulary))
+    if config.embedding_std is not None:
+        torch.nn.init.normal_(text_encoder.embedding.weight, std=config.embedding_std)
     if config.inception_weights is None:
         small = ConvImageEncoder(config.side, width=config.image_width)
         return EncoderPair(text_encoder, small, data.vocabulary, max_words=data.max_words)

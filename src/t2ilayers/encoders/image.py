@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from .._weights import fill
+from ..layers import FusedSequential
 from ..ops._torch import exportable
 from .inception import InceptionV3Trunk
 from .inception_weights import read_inception
@@ -138,7 +139,6 @@ class InceptionImageEncoder(nn.Module):
 
 
 _GRID = 8  # side of the regions
-_GROUPS = 4  # of every group norm
 
 
 class _Residual(nn.Module):
@@ -146,8 +146,8 @@ class _Residual(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.GroupNorm(_GROUPS, channels),
+        self.body = FusedSequential(
+            nn.BatchNorm2d(channels),
             nn.LeakyReLU(0.2),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
@@ -159,7 +159,7 @@ class _Residual(nn.Module):
 
 def _down(in_channels: int, out_channels: int) -> list[nn.Module]:
     return [
-        nn.GroupNorm(_GROUPS, in_channels),
+        nn.BatchNorm2d(in_channels),
         nn.LeakyReLU(0.2),
         nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1),
     ]
@@ -168,13 +168,13 @@ def _down(in_channels: int, out_channels: int) -> list[nn.Module]:
 class ConvImageEncoder(nn.Module):
     r"""A small convolutional image encoder with the outputs of :class:`InceptionImageEncoder`.
 
-    Strided 4x4 convolutions with group norms and LeakyReLU(0.2) bring the picture to 8x8, two residual 3x3
+    Strided 4x4 convolutions with batch norms and LeakyReLU(0.2) bring the picture to 8x8, two residual 3x3
     convolutions follow; ``regions = conv1x1(features)``. One more strided convolution and a Linear *over all
     of its 4x4 places* give ``code``, which therefore sees where things are, and not only what they are.
 
     A stage whose output is ``r`` px wide has ``16 · width / r`` channels: every stage costs about the same.
-    The first convolution has no norm, so that plain colour and brightness come through. There are no batch
-    statistics and no dropout: a picture's features depend neither on the batch nor on the mode.
+    The norms are of the batch while the encoder trains, so that what all pictures share does not drown what tells
+    them apart; in evaluation mode a picture's features do not depend on others.
 
     Args:
         image_size: side of the pictures: 32, 64 or 128.
@@ -220,17 +220,17 @@ class ConvImageEncoder(nn.Module):
         while side > _GRID:
             stages += _down(channels, 2 * channels)
             side, channels = side // 2, 2 * channels
-        self.stages = nn.Sequential(
+        self.stages = FusedSequential(
             *stages,
             _Residual(channels),
             _Residual(channels),
-            nn.GroupNorm(_GROUPS, channels),
+            nn.BatchNorm2d(channels),
             nn.LeakyReLU(0.2),
         )
         self.to_regions = nn.Conv2d(channels, cond_dim, 1)
-        self.to_code = nn.Sequential(
+        self.to_code = FusedSequential(
             nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1),
-            nn.GroupNorm(_GROUPS, 2 * channels),
+            nn.BatchNorm2d(2 * channels),
             nn.LeakyReLU(0.2),
             Rearrange("n c h w -> n (c h w)"),
             nn.Linear(2 * channels * (_GRID // 2) ** 2, cond_dim),

@@ -11,7 +11,7 @@ from ..data import Batch
 from ..encoders import EncoderPair
 from ..losses import damsm_loss, sentence_loss
 from .precision import Precision, autocast
-from .processes import Processes
+from .processes import Processes, synchronize_statistics
 
 
 class EncoderStep:
@@ -70,6 +70,7 @@ class EncoderStep:
         self.classes = classes
         self.precision: Precision = precision
         self.processes = Processes() if processes is None else processes
+        synchronize_statistics(encoders.image_encoder, self.processes.group)
         self.parameters = [p for p in encoders.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=lr, betas=betas, fused=True)
 
