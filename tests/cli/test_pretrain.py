@@ -122,6 +122,13 @@ class WordEncoder(LSTMTextEncoder):
         return TextFeatures(words=None, sentence=torch.eye(8)[tokens[:, 1] - 1])
 
 
+@pytest.mark.parametrize(("chosen", "spread"), [(None, 0.2 / 12**0.5), (1.0, 1.0), (0.3, 0.3)])
+def test_embeddings_start_as_wide_as_was_said(shards, chosen, spread):
+    data = CaptionShards(shards, "train", image_size=32)
+    pair = script.open_encoders(PretrainConfig(image_size=32, embedding_std=chosen), data)
+    assert float(pair.text_encoder.embedding.weight.detach().std()) == pytest.approx(spread, rel=0.05)
+
+
 def test_retrieval_counts_what_is_found(shards, tmp_path):
     """Six of eight pictures have the code of their own caption, and two have each other's."""
     pair = EncoderPair(WordEncoder(10), GreyEncoder(32))
@@ -167,6 +174,7 @@ def test_the_rate_falls_as_published():
         (("--epochs", "0"), "--epochs must be at least 1, got 0"),
         (("--steps", "2", "--lr", "1e-5"), "--lr must be at least 0.0002"),
         (("--steps", "2", "--image-size", "256"), "image_size must be 32, 64 or 128"),
+        (("--steps", "2", "--embedding-std", "0"), "--embedding-std must be above 0, got 0.0"),
         (("--steps", "2", "--image-width", "24"), "--image-width must be a positive multiple of 16, got 24"),
         (("--image-encoder", "inception"), "--inception-weights go together"),
         (("--image-encoder", "inception", "--inception-weights", "no.pth", "--steps", "2"), "no.pth"),
