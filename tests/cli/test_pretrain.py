@@ -129,6 +129,17 @@ def test_embeddings_start_as_wide_as_was_said(shards, chosen, spread):
     assert float(pair.text_encoder.embedding.weight.detach().std()) == pytest.approx(spread, rel=0.05)
 
 
+def test_the_small_image_encoder_starts_whitened(shards):
+    data = CaptionShards(shards, "train", image_size=32)
+    pair = script.open_encoders(PretrainConfig(image_size=32), data)
+    images = torch.stack([data.image(index) for index in range(len(data))])
+    first = pair.image_encoder.stages[0]
+    with torch.no_grad():
+        answers = torch.nn.functional.conv2d(images, first.weight, first.bias, stride=2)
+    assert float(answers.mean((0, 2, 3)).abs().max()) < 1e-3
+    assert float(answers.var((0, 2, 3)).max()) < 1.01
+
+
 def test_retrieval_counts_what_is_found(shards, tmp_path):
     """Six of eight pictures have the code of their own caption, and two have each other's."""
     pair = EncoderPair(WordEncoder(10), GreyEncoder(32))

@@ -11,6 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from t2ilayers import SSAGAN
 from t2ilayers.cli._configs import read_train_config
+from t2ilayers.cli.train import open_model
+from t2ilayers.data import CaptionedShapes
 from t2ilayers.training import fastest_precision, latest_checkpoint, load_checkpoint
 
 from scripts import command, flags, run, train
@@ -59,6 +61,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
         (("--resume",), "no checkpoint in"),
         (("--ema", "1.5"), "ema must be in [0, 1)"),
         (("--sample-every", "0"), "--sample-every must be at least 1, got 0"),
+        (("--residual-gate", "nan"), "--residual-gate must be finite, got nan"),
         (("--image-encoder", "inception"), "needs --image-encoder-weights or --encoders"),
         (("--text-encoder", "frozen"), "--text-encoder frozen needs --encoders"),
         (("--encoders", "a", "--text-encoder-weights", "b"), "--encoders holds both encoders"),
@@ -69,6 +72,21 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, mistake, message):
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("given", "gate"), [((), 0.0), (("--residual-gate", "1"), 1.0)])
+@pytest.mark.parametrize("generator", ["ssa", "df"])
+def test_residuals_start_where_was_said(tmp_path, given, gate, generator):
+    config = read_train_config(["--out", str(tmp_path), "--steps", "1", "--generator", generator, *given], None)
+    model = open_model(config, CaptionedShapes(8, image_size=64))
+    gates = {
+        key: value.item()
+        for part in (model.generator, model.discriminator)
+        for key, value in part.named_parameters()
+        if key.endswith(".gamma")
+    }
+    assert gates
+    assert set(gates.values()) == {gate}
 
 
 def test_a_new_run_does_not_write_over_another_ones_checkpoints(whole_run):

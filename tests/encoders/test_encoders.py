@@ -297,6 +297,38 @@ def test_conv_code_learns_place_and_colour() -> None:
     assert float(accuracy) > 0.9  # chance is 1/12
 
 
+@pytest.mark.parametrize(("image_size", "width"), [(32, 16), (32, 64), (64, 64)])
+def test_conv_whitened_filters_answer_alike_and_apart(image_size: int, width: int) -> None:
+    """Of the pictures it was whitened with: no mean, no correlation, and one variance where pictures vary enough."""
+    torch.manual_seed(0)
+    blobs = torch.nn.functional.interpolate(torch.randn(64, 3, 9, 9), (image_size, image_size), mode="bicubic")
+    images = (blobs + 0.1 * torch.randn(64, 3, image_size, image_size) + 0.3).clamp(-1, 1)
+    encoder = ConvImageEncoder(image_size, width=width)
+    first = encoder.stages[0]
+    last = {key: value.clone() for key, value in encoder.state_dict().items() if not key.startswith("stages.0.")}
+    encoder.whiten(images)
+    answers = torch.nn.functional.conv2d(images.double(), first.weight.double(), first.bias.double(), stride=2)
+    answers = answers.transpose(0, 1).flatten(1)  # (C, M)
+    pairs = min(len(answers) // 2, 48)
+    positive, negative = answers[:pairs], answers[pairs : 2 * pairs]
+    close(positive, -negative)
+    assert positive.mean(dim=1).abs().max() < 1e-4
+    covariance = positive @ positive.T / positive.shape[1]
+    variances = covariance.diagonal()
+    assert (covariance - variances.diag()).abs().max() < 1e-3
+    # 0.001 is added to the variance of patches, whose noise alone has 0.01 or, clamped, somewhat less.
+    assert 0.85 < variances.min() <= variances.max() < 1
+    assert all(torch.equal(encoder.state_dict()[key], value) for key, value in last.items())
+
+
+def test_conv_whitening_takes_pictures_that_do_not_vary() -> None:
+    encoder = ConvImageEncoder(32, width=16)
+    encoder.whiten(torch.full((2, 3, 32, 32), 0.25))
+    assert all(torch.isfinite(value).all() for value in encoder.state_dict().values())
+    with pytest.raises(ValueError, match=r"images must be \(N, 3, 32, 32\)"):
+        encoder.whiten(torch.zeros(2, 3, 64, 64))
+
+
 def test_conv_errors() -> None:
     with pytest.raises(ValueError, match=r"32, 64 or 128, got 256.*InceptionImageEncoder"):
         ConvImageEncoder(256)

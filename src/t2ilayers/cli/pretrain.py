@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from .._files import written_whole
-from ..data import CaptionedDataset, collate, open_dataset
+from ..data import BatchDataset, CaptionedDataset, collate, open_dataset
 from ..encoders import ConvImageEncoder, EncoderPair, InceptionImageEncoder, LSTMTextEncoder, tokenize
 from ..interop import official
 from ..metrics import r_precision
@@ -31,6 +31,7 @@ from ..training import EncoderStep, Run, join_processes
 from ._configs import LR_FLOOR, PretrainConfig
 from ._script import read_flags, run_script
 
+WHITENED = 256  # pictures that the small image encoder starts from
 MOST_HELD_OUT = 1000  # pictures that retrieval is measured on
 CANDIDATES = 100  # captions that a picture finds its own among, where there are as many
 
@@ -42,6 +43,7 @@ def open_encoders(config: PretrainConfig, data: CaptionedDataset) -> EncoderPair
         torch.nn.init.normal_(text_encoder.embedding.weight, std=config.embedding_std)
     if config.inception_weights is None:
         small = ConvImageEncoder(config.side, width=config.image_width)
+        small.whiten(BatchDataset(data, min(WHITENED, len(data)), seed=config.seed)[0]["image"])
         return EncoderPair(text_encoder, small, data.vocabulary, max_words=data.max_words)
     image_encoder = InceptionImageEncoder()
     image_encoder.load_trunk(config.inception_weights, sha256=config.inception_sha256)

@@ -26,6 +26,7 @@ from ..data import CaptionedDataset, open_dataset
 from ..encoders import EncoderPair, LSTMTextEncoder
 from ..figures import mask_sheet, sample_sheet, save_image
 from ..interop import official
+from ..layers import set_gates
 from ..models import SSAGAN
 from ..training import Run, SSAGANStep, join_processes
 from ._configs import TrainConfig, read_train_config
@@ -72,6 +73,8 @@ def load_text_encoder(weights: Path, data: CaptionedDataset) -> LSTMTextEncoder:
 def open_model(config: TrainConfig, data: CaptionedDataset) -> SSAGAN:
     """A new model, with the encoders that the flags name."""
     model = SSAGAN(config.model(len(data.vocabulary), data.max_words), data.vocabulary)
+    if config.residual_gate is not None:
+        set_gates(model, config.residual_gate)
     if config.image_encoder_weights is not None:
         model.image_encoder = official.load_image_encoder(config.image_encoder_weights)
     if config.text_encoder_weights is not None:

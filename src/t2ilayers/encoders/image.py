@@ -148,7 +148,7 @@ class _Residual(nn.Module):
         super().__init__()
         self.body = FusedSequential(
             nn.BatchNorm2d(channels),
-            nn.LeakyReLU(0.2),
+            nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
 
@@ -160,7 +160,7 @@ class _Residual(nn.Module):
 def _down(in_channels: int, out_channels: int) -> list[nn.Module]:
     return [
         nn.BatchNorm2d(in_channels),
-        nn.LeakyReLU(0.2),
+        nn.ReLU(),
         nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1),
     ]
 
@@ -168,7 +168,7 @@ def _down(in_channels: int, out_channels: int) -> list[nn.Module]:
 class ConvImageEncoder(nn.Module):
     r"""A small convolutional image encoder with the outputs of :class:`InceptionImageEncoder`.
 
-    Strided 4x4 convolutions with batch norms and LeakyReLU(0.2) bring the picture to 8x8, two residual 3x3
+    Strided 4x4 convolutions with batch norms and ReLU bring the picture to 8x8, two residual 3x3
     convolutions follow; ``regions = conv1x1(features)``. One more strided convolution and a Linear *over all
     of its 4x4 places* give ``code``, which therefore sees where things are, and not only what they are.
 
@@ -225,18 +225,61 @@ class ConvImageEncoder(nn.Module):
             _Residual(channels),
             _Residual(channels),
             nn.BatchNorm2d(channels),
-            nn.LeakyReLU(0.2),
+            nn.ReLU(),
         )
         self.to_regions = nn.Conv2d(channels, cond_dim, 1)
         self.to_code = FusedSequential(
             nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1),
             nn.BatchNorm2d(2 * channels),
-            nn.LeakyReLU(0.2),
+            nn.ReLU(),
             Rearrange("n c h w -> n (c h w)"),
             nn.Linear(2 * channels * (_GRID // 2) ** 2, cond_dim),
         )
 
+    @torch.no_grad()
+    def whiten(self, images: Tensor) -> None:
+        r"""Start the first convolution as a whitening of the patches of ``images``, which learns much sooner.
+
+        .. math:: w_{\pm i} = \pm v_i / \sqrt{\lambda_i + \epsilon}, \qquad b_{\pm i} = -w_{\pm i}^\top \overline p
+
+        ``v`` and ``lambda`` are eigenvectors and eigenvalues of the covariance of the 4x4 patches ``p``, the largest
+        first, as many pairs as half the channels; epsilon is 0.001. Neighbouring pixels are nearly alike, so random
+        filters see their colour, and hardly what edges and textures differ in.
+
+        Args:
+            images: ``(N, 3, image_size, image_size)`` in [-1, 1], such as 256 of the training pictures.
+
+        Raises:
+            ValueError, TypeError: as from ``forward``.
+
+        Source: Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, arXiv 2404.00498, section 3.1.
+
+        Example:
+            >>> import torch
+            >>> from t2ilayers.encoders import ConvImageEncoder
+            >>> encoder = ConvImageEncoder(32)
+            >>> encoder.whiten(torch.rand(64, 3, 32, 32) * 2 - 1)
+        """
+        self._check(images)
+        first = self.stages[0]
+        assert isinstance(first, nn.Conv2d) and first.bias is not None
+        patches = F.unfold(images.to(first.weight), first.kernel_size, stride=first.stride)
+        patches = patches.transpose(1, 2).flatten(0, 1)  # (M, 48)
+        mean = patches.mean(dim=0)
+        centred = patches - mean
+        variances, directions = torch.linalg.eigh((centred.T @ centred / len(centred)).double())  # ascending
+        pairs = min(first.out_channels // 2, len(mean))
+        filters = directions.flip(1)[:, :pairs].T / (variances.flip(0)[:pairs, None] + 1e-3).sqrt()
+        both = torch.cat([filters, -filters]).to(first.weight)
+        first.weight[: 2 * pairs] = both.view(-1, *first.weight.shape[1:])
+        first.bias[: 2 * pairs] = -both @ mean
+
     def forward(self, images: Tensor) -> ImageFeatures:
+        self._check(images)
+        features = self.stages(images)
+        return ImageFeatures(regions=self.to_regions(features), code=self.to_code(features))
+
+    def _check(self, images: Tensor) -> None:
         expected = (3, self.image_size, self.image_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise ValueError(
@@ -244,8 +287,6 @@ class ConvImageEncoder(nn.Module):
                 "resize them, or make the encoder with their image_size"
             )
         _check_floating(images)
-        features = self.stages(images)
-        return ImageFeatures(regions=self.to_regions(features), code=self.to_code(features))
 
     def extra_repr(self) -> str:
         return f"image_size={self.image_size}"

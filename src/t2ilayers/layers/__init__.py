@@ -6,6 +6,7 @@ from .conditional_norm import ConditionalNorm2d, SemanticAffineBN, affine_parame
 from .df_affine import DFAffineBlock, chain_parameters
 from .discriminator import DownBlock, PreActivationBlock
 from .fused import FusedSequential
+from .gates import set_gates
 from .gradfix import Conv2d, LeakyReLU
 from .heads import AttentionMatchingHead, MatchingHead, ProjectionHead
 from .mask import MaskPredictor
@@ -41,4 +42,5 @@ __all__ = [
     "SpectralNorm",
     "affine_parameters",
     "chain_parameters",
+    "set_gates",
 ]
