@@ -299,7 +299,7 @@ def test_conv_code_learns_place_and_colour() -> None:
 
 @pytest.mark.parametrize(("image_size", "width"), [(32, 16), (32, 64), (64, 64)])
 def test_conv_whitened_filters_answer_alike_and_apart(image_size: int, width: int) -> None:
-    """Of the pictures it was whitened with: no mean, no correlation, and one variance where pictures vary enough."""
+    """To the pictures it was whitened with: no mean, no correlation, and one variance where these vary enough."""
     torch.manual_seed(0)
     blobs = torch.nn.functional.interpolate(torch.randn(64, 3, 9, 9), (image_size, image_size), mode="bicubic")
     images = (blobs + 0.1 * torch.randn(64, 3, image_size, image_size) + 0.3).clamp(-1, 1)

@@ -1,7 +1,7 @@
 """Image encoders: the DAMSM encoder on Inception-v3, and a small convolutional one for small pictures."""
 
 import os
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from einops.layers.torch import Rearrange
@@ -238,13 +238,13 @@ class ConvImageEncoder(nn.Module):
 
     @torch.no_grad()
     def whiten(self, images: Tensor) -> None:
-        r"""Start the first convolution as a whitening of the patches of ``images``, which learns much sooner.
+        r"""Start the first convolution as a whitening of the patches of ``images``, which learns sooner.
 
         .. math:: w_{\pm i} = \pm v_i / \sqrt{\lambda_i + \epsilon}, \qquad b_{\pm i} = -w_{\pm i}^\top \overline p
 
-        ``v`` and ``lambda`` are eigenvectors and eigenvalues of the covariance of the 4x4 patches ``p``, the largest
-        first, as many pairs as half the channels; epsilon is 0.001. Neighbouring pixels are nearly alike, so random
-        filters see their colour, and hardly what edges and textures differ in.
+        ``v`` and ``lambda`` are eigenvectors and eigenvalues of the covariance of the 4x4 patches ``p``, the
+        largest first, as many pairs as half the channels; epsilon is 0.001. Neighbouring pixels are nearly alike,
+        so random filters see their colour, and hardly what edges and textures differ in.
 
         Args:
             images: ``(N, 3, image_size, image_size)`` in [-1, 1], such as 256 of the training pictures.
@@ -261,8 +261,8 @@ class ConvImageEncoder(nn.Module):
             >>> encoder.whiten(torch.rand(64, 3, 32, 32) * 2 - 1)
         """
         self._check(images)
-        first = self.stages[0]
-        assert isinstance(first, nn.Conv2d) and first.bias is not None
+        first = cast(nn.Conv2d, self.stages[0])
+        bias = cast(Tensor, first.bias)
         patches = F.unfold(images.to(first.weight), first.kernel_size, stride=first.stride)
         patches = patches.transpose(1, 2).flatten(0, 1)  # (M, 48)
         mean = patches.mean(dim=0)
@@ -272,7 +272,7 @@ class ConvImageEncoder(nn.Module):
         filters = directions.flip(1)[:, :pairs].T / (variances.flip(0)[:pairs, None] + 1e-3).sqrt()
         both = torch.cat([filters, -filters]).to(first.weight)
         first.weight[: 2 * pairs] = both.view(-1, *first.weight.shape[1:])
-        first.bias[: 2 * pairs] = -both @ mean
+        bias[: 2 * pairs] = -both @ mean
 
     def forward(self, images: Tensor) -> ImageFeatures:
         self._check(images)
