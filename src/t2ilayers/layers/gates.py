@@ -13,9 +13,9 @@ def set_gates(module: nn.Module, value: float) -> None:
     r"""Set the learned scalar ``g`` of every block in ``module`` that computes ``shortcut(x) + g * residual(x)``.
 
     Published models start at ``g = 0``: each block as its shortcut, which in a generator does not see the
-    sentence, and in a discriminator pools the picture. Adam moves a scalar by about its rate a step, so with a rate
-    of 0.001 it takes hundreds of steps until the residual counts. In long runs that is nothing; in runs of minutes
-    start at 1.
+    sentence, and in a discriminator pools the picture. Adam moves a scalar by about its rate a step, so with a
+    rate of 0.001 it takes hundreds of steps until the residual counts. In long runs that is nothing; in runs of
+    minutes start at 1.
 
     The blocks are those with a scalar ``gamma``: :class:`SSAConv`, :class:`DownBlock`, :class:`SelfAttention2d`,
     :class:`~t2ilayers.models.DFBlock` of 2020 and in RAT-GAN, :class:`~t2ilayers.models.CLIPBlock`.
