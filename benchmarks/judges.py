@@ -3,9 +3,11 @@
     python benchmarks/judges.py outside --data data/emoji
     python benchmarks/judges.py outside --data shapes --image-size 32
     python benchmarks/judges.py foreground --data data/stamps
+    python benchmarks/judges.py masks --data data/stamps --model runs/stamps/model
 
 ``outside``: R-precision of real pictures of the test split by an outside judge, fitted on the training split.
 ``foreground``: IoU of ``foreground_on_white`` with alpha, of a folder of pictures that have it.
+``masks``: IoU of a model's masks with ``foreground_on_white`` of what it draws for all captions of a split.
 """
 
 from __future__ import annotations
@@ -14,16 +16,17 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from common import environment, write
 
+from t2ilayers import SSAGAN
 from t2ilayers.data import open_dataset
 from t2ilayers.data.dataset import spread
 from t2ilayers.data.pictures import read_picture
-from t2ilayers.metrics import OutsideJudge, foreground_on_white, r_precision
+from t2ilayers.metrics import OutsideJudge, foreground_on_white, r_precision, stage_ious
 
 FITTED, JUDGED, BATCH = 5000, 1000, 64
 
@@ -90,14 +93,37 @@ def foreground(data: str, image_size: int) -> dict[str, Any]:
     }
 
 
+def masks(data: str, model: SSAGAN, split: Literal["train", "test"]) -> dict[str, Any]:
+    pictures = open_dataset(data, split, image_size=model.config.image_size)
+    pictures.vocabulary, pictures.max_words = model.vocabulary, model.config.max_words
+    captions = [pictures[i]["caption"] for i in range(len(pictures))]
+    drawn = model.generate(captions, seed=0)
+    foreground = foreground_on_white(drawn.images)
+    ious = stage_ious(drawn.masks, foreground)
+    return {
+        "captions": len(captions),
+        "foreground_of_a_picture": foreground.float().mean().item(),
+        "stages": [stage._asdict() for stage in ious.stages],
+        "best": ious.best._asdict(),
+        "iou_of_a_constant_mask": ious.constant,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("judge", choices=["outside", "foreground"])
+    parser.add_argument("judge", choices=["outside", "foreground", "masks"])
     parser.add_argument("--data", required=True, help="as of t2ilayers evaluate; for foreground a folder")
-    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--image-size", type=int, default=64, help="for masks the model's own")
+    parser.add_argument("--model", help="folder of a model, for masks")
     arguments = parser.parse_args()
-    measure = outside if arguments.judge == "outside" else foreground
-    found = measure(arguments.data, arguments.image_size)
+    found: dict[str, Any]
+    if arguments.judge == "masks":
+        model = SSAGAN.from_pretrained(arguments.model, discriminator=False, image_encoder=False)
+        found = {split: masks(arguments.data, model, split) for split in ("train", "test")}
+        arguments.image_size = model.config.image_size
+    else:
+        measure = outside if arguments.judge == "outside" else foreground
+        found = measure(arguments.data, arguments.image_size)
     results = environment("cpu") | {"data": arguments.data, "image_size": arguments.image_size} | found
     print(json.dumps(found, indent=2))
     write(f"judge_{arguments.judge}_{Path(arguments.data).name}", results)

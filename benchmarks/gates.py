@@ -1,0 +1,53 @@
+"""What a generator of drawn shapes has learned after so many iterations, by where its gates start.
+
+    python benchmarks/gates.py 1 runs/gates_1 --image-size 32 --ngf 16 ...
+
+The flags are those of ``t2ilayers train``, which goes on from stage to stage. The curve is added to
+``gates_shapes.json`` under the gate.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import RESULTS, environment, write
+
+from t2ilayers import SSAGAN
+from t2ilayers.data import CaptionedShapes
+from t2ilayers.metrics import attribute_accuracy, stage_ious, train_attribute_classifier
+from t2ilayers.metrics.attributes import AttributeClassifier
+
+STAGES = (100, 200, 400, 600, 800, 1200, 1600)
+SAMPLES = 1000
+
+
+def measured(model: SSAGAN, classifier: AttributeClassifier) -> dict[str, float]:
+    held_out = CaptionedShapes(SAMPLES, image_size=model.config.image_size, split="test")
+    captions = [held_out.sample(i, np.random.default_rng((0, i)))["caption"] for i in range(SAMPLES)]
+    drawn = model.generate(captions, seed=0)
+    ious = stage_ious(drawn.masks, classifier.foreground(drawn.images))
+    return attribute_accuracy(classifier, drawn.images, captions) | {"best mask IoU": ious.best.best}
+
+
+def main(gate: str, out: Path, flags: list[str]) -> None:
+    classifier = train_attribute_classifier(32)
+    curve = []
+    for i, steps in enumerate(STAGES):
+        command = [sys.executable, "-m", "t2ilayers", "train", "--data", "shapes", *flags, "--residual-gate", gate]
+        more = ["--steps", str(steps), "--out", str(out), *(["--resume"] if i else [])]
+        subprocess.run([*command, *more], check=True)
+        curve.append({"iterations": steps} | measured(SSAGAN.from_pretrained(out / "model"), classifier))
+        print(curve[-1], flush=True)
+        path = RESULTS / "gates_shapes.json"
+        record = json.loads(path.read_text()) if path.exists() else {"curves": {}}
+        write(path.stem, {"environment": environment("cpu"), "curves": record["curves"] | {gate: curve}})
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
