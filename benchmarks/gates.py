@@ -22,12 +22,12 @@ from t2ilayers.data import CaptionedShapes
 from t2ilayers.metrics import attribute_accuracy, stage_ious, train_attribute_classifier
 from t2ilayers.metrics.attributes import AttributeClassifier
 
-STAGES = (100, 200, 400, 600, 800, 1200, 1600)
+STAGES = (200, 400, 600, 800, 1200, 1600)
 SAMPLES = 1000
 
 
 def measured(model: SSAGAN, classifier: AttributeClassifier) -> dict[str, float]:
-    held_out = CaptionedShapes(SAMPLES, image_size=model.config.image_size, split="test")
+    held_out = CaptionedShapes(SAMPLES, image_size=model.config.image_size, split="test", max_objects=1)
     captions = [held_out.sample(i, np.random.default_rng((0, i)))["caption"] for i in range(SAMPLES)]
     drawn = model.generate(captions, seed=0)
     ious = stage_ious(drawn.masks, classifier.foreground(drawn.images))
@@ -35,8 +35,7 @@ def measured(model: SSAGAN, classifier: AttributeClassifier) -> dict[str, float]
 
 
 def main(gate: str, out: Path, flags: list[str]) -> None:
-    classifier = train_attribute_classifier(32)
-    curve = []
+    classifier, curve = train_attribute_classifier(32), []
     for i, steps in enumerate(STAGES):
         command = [sys.executable, "-m", "t2ilayers", "train", "--data", "shapes", *flags, "--residual-gate", gate]
         more = ["--steps", str(steps), "--out", str(out), *(["--resume"] if i else [])]
