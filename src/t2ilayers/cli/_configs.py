@@ -53,8 +53,8 @@ class TrainConfig(RunConfig):
     hidden_dim: int = 256
     """Width of the MLPs that turn the sentence into affine parameters, at least 1; of SSA-GAN's generator."""
     residual_gate: float | None = None
-    """What the learned scalars before the residual branches of generator and discriminator start at; by default 0,
-    as published. In runs of minutes start at 1: Adam moves a scalar by no more than about its rate a step."""
+    """What the learned scalars before the residual branches of generator and discriminator start at, at least 0;
+    by default 0, as published. In runs of minutes start at 1: Adam moves a scalar by about its rate a step."""
     steps: int | None = None
     """GAN iterations, at least 1. By default 20000 on a GPU; on a CPU, where these take days, it must be given."""
     step: Annotated[StepConfig, tyro.conf.arg(name="")] = dataclasses.field(
@@ -92,8 +92,8 @@ class TrainConfig(RunConfig):
     def check(self) -> None:
         """Refuse what would only show after hours."""
         super().check()
-        if self.residual_gate is not None and not math.isfinite(self.residual_gate):
-            raise ValueError(f"--residual-gate must be finite, got {self.residual_gate}")
+        if self.residual_gate is not None and not 0 <= self.residual_gate < math.inf:
+            raise ValueError(f"--residual-gate must be at least 0 and finite, got {self.residual_gate}")
         files = (self.image_encoder_weights, self.text_encoder_weights)
         if self.encoders is not None and files != (None, None):
             raise ValueError("--encoders holds both encoders; leave --image-encoder-weights and "

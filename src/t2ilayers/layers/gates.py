@@ -30,6 +30,7 @@ def set_gates(module: nn.Module, value: float) -> None:
     Source: 0, as published, is that of ReZero, arXiv 2003.04887, and SkipInit, arXiv 2002.10444.
 
     Example:
+        >>> from t2ilayers.layers import DownBlock, set_gates
         >>> block = DownBlock(8, 16)
         >>> block.gamma.item()
         0.0
