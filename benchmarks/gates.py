@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from common import RESULTS, environment, write
 
 from t2ilayers import SSAGAN
@@ -48,5 +47,4 @@ def main(gate: str, out: Path, flags: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
     main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])

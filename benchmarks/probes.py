@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,23 +31,17 @@ SENTENCES = (
 )
 
 
-def encoder(whitened: bool) -> Callable[[CaptionedShapes], tuple[nn.Module, Callable[[Tensor], Tensor]]]:
-    def make(data: CaptionedShapes) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-        network = ConvImageEncoder(SIDE, width=32)
-        if whitened:
-            network.whiten(torch.stack([data.image(i) for i in range(256)]))
-        return network, lambda images: network(images).code
-
-    return make
+def encoder(data: CaptionedShapes, *, whitened: bool) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    network = ConvImageEncoder(SIDE, width=32)
+    if whitened:
+        network.whiten(torch.stack([data.image(i) for i in range(256)]))
+    return network, lambda images: network(images).code
 
 
-def discriminator(gate: float) -> Callable[[CaptionedShapes], tuple[nn.Module, Callable[[Tensor], Tensor]]]:
-    def make(data: CaptionedShapes) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-        network = MatchingAwareDiscriminator(SIDE, ndf=16)
-        set_gates(network, gate)
-        return network, lambda images: network.features(images).flatten(1)
-
-    return make
+def discriminator(_: CaptionedShapes, *, gate: float) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    network = MatchingAwareDiscriminator(SIDE, ndf=16)
+    set_gates(network, gate)
+    return network, lambda images: network.features(images).flatten(1)
 
 
 def by_labels(make: Any, data: CaptionedShapes, what: str, rate: float, labelled: int = BATCH) -> list[float]:
@@ -101,16 +96,16 @@ def knowledge(pair: EncoderPair, fitted: int = 4096, held_out: int = 1024) -> di
 def main() -> None:
     data = CaptionedShapes(STEPS * BATCH, image_size=SIDE)
     learned = {
-        "texture, image encoder": by_labels(encoder(False), data, "texture", 2e-3),
-        "texture, image encoder, whitened": by_labels(encoder(True), data, "texture", 2e-3),
+        "texture, image encoder": by_labels(partial(encoder, whitened=False), data, "texture", 2e-3),
+        "texture, image encoder, whitened": by_labels(partial(encoder, whitened=True), data, "texture", 2e-3),
         "texture, image encoder, whitened, a quarter labelled": by_labels(
-            encoder(True), data, "texture", 2e-3, BATCH // 4
+            partial(encoder, whitened=True), data, "texture", 2e-3, BATCH // 4
         ),
     }
     for what in ("shape", "texture"):
         for gate in (0.0, 1.0):
             name = f"{what}, discriminator, gates at {gate:.0f}"
-            learned[name] = by_labels(discriminator(gate), data, what, 1e-3)
+            learned[name] = by_labels(partial(discriminator, gate=gate), data, what, 1e-3)
     record: dict[str, Any] = {"environment": environment("cpu"), "steps a figure": WINDOW, "by labels": learned}
     record |= {"encoders": knowledge(EncoderPair.from_pretrained(sys.argv[1]))}
     print(record)

@@ -244,7 +244,7 @@ class ConvImageEncoder(nn.Module):
 
         ``v`` and ``lambda`` are eigenvectors and eigenvalues of the covariance of the 4x4 patches ``p``, the
         largest first, as many pairs as half the channels; epsilon is 0.001. Neighbouring pixels are nearly alike,
-        so random filters see their colour, and hardly what edges and textures differ in.
+        so random filters answer to their colour far more than to edges and textures.
 
         Args:
             images: ``(N, 3, image_size, image_size)`` in [-1, 1], such as 256 of the training pictures.
