@@ -113,12 +113,10 @@ bench-gpu-model-bf16:
 SEED ?= 0
 demo: install
 	rm -rf $(DEMO)
-	$(BIN)/t2ilayers pretrain --data shapes --image-size 32 --image-width 32 --batch-size 128 --no-words \
-	  --no-classes --embedding-std 1 --steps 800 --seed $(SEED) --out $(DEMO)/pretraining
-	$(BIN)/t2ilayers train --data shapes --image-size 32 --ngf 16 --ndf 16 --mask-channels 32 --hidden-dim 64 \
-	  --batch-size 32 --steps 1600 --penalty-every 4 --lr-generator 1e-3 --lr-discriminator 1e-3 \
-	  --text-encoder frozen --damsm-weight 0 --contrast-weight 1 --ema 0.998 --residual-gate 1 \
-	  --sample-every 400 --seed $(SEED) --encoders $(DEMO)/pretraining/encoders --out $(DEMO)
+	$(BIN)/t2ilayers pretrain --experiment short --data shapes --no-classes --steps 800 --seed $(SEED) \
+	  --out $(DEMO)/pretraining
+	$(BIN)/t2ilayers train --experiment short --data shapes --steps 1600 --sample-every 400 --seed $(SEED) \
+	  --encoders $(DEMO)/pretraining/encoders --out $(DEMO)
 	$(BIN)/t2ilayers evaluate $(DEMO)/model --data shapes --out $(DEMO)/evaluation.json
 	@echo "pictures: $(DEMO)/samples   losses: $(DEMO)/losses.png   results: $(DEMO)/evaluation.json"
 	@echo "draw your own: $(BIN)/t2ilayers generate $(DEMO)/model 'a big red star on a black background'"

@@ -4,18 +4,21 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from t2ilayers import SSAGAN
-from t2ilayers.cli._configs import read_train_config
+from t2ilayers.cli._configs import read_pretrain_config, read_train_config
 from t2ilayers.cli.train import open_model
 from t2ilayers.data import CaptionedShapes
 from t2ilayers.training import fastest_precision, latest_checkpoint, load_checkpoint
 
 from scripts import command, flags, run, train
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +112,23 @@ def test_the_run_is_described(whole_run):
     assert run["flags"]["text_encoder"] == "joint"
     assert run["flags"]["precision"] == fastest_precision()
     assert run["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("name", ["", "pretraining_"])
+def test_the_short_experiment_is_what_the_figures_of_the_demo_are_of(name):
+    measured = json.loads((ROOT / f"benchmarks/results/demo_seed0_{name}run.json").read_text())["flags"]
+    read = read_pretrain_config if name else read_train_config
+    short, defaults = read(["--experiment", "short"], None).flags(), read([], None).flags()
+    chosen = {key for key, value in short.items() if value != defaults[key]} - {"experiment", "words"}
+    assert len(chosen) > 3
+    assert {key: short[key] for key in chosen} == {key: measured[key] for key in chosen}
+
+
+def test_flags_override_the_short_experiment():
+    arguments = ["--experiment", "short", "--image-size", "64", "--text-encoder", "joint"]
+    config = read_train_config(arguments, None)
+    config.check()
+    assert (config.image_size, config.step.text_encoder, config.residual_gate) == (64, "joint", 1.0)
 
 
 @pytest.mark.parametrize(("name", "words", "steps"), [("cub", 5450, 221_375), ("coco", 27297, 413_915)])

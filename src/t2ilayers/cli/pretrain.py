@@ -1,5 +1,6 @@
 """Pre-train the text and the image encoder with DAMSM, by the published recipe.
 
+  t2ilayers pretrain --experiment short --data my_pictures --steps 800
   t2ilayers pretrain --data my_pictures --epochs 40
   t2ilayers pretrain --data cub:data/birds --augment \\
     --image-encoder inception \\
@@ -28,8 +29,8 @@ from ..encoders import ConvImageEncoder, EncoderPair, InceptionImageEncoder, LST
 from ..interop import official
 from ..metrics import r_precision
 from ..training import EncoderStep, Run, join_processes
-from ._configs import LR_FLOOR, PretrainConfig
-from ._script import read_flags, run_script
+from ._configs import LR_FLOOR, PretrainConfig, read_pretrain_config
+from ._script import run_script
 
 WHITENED = 256  # pictures that the small image encoder starts from
 MOST_HELD_OUT = 1000  # pictures that retrieval is measured on
@@ -180,4 +181,4 @@ def pretrain(config: PretrainConfig) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    return run_script("pretrain", lambda: pretrain(read_flags("pretrain", PretrainConfig, arguments, __doc__)))
+    return run_script("pretrain", lambda: pretrain(read_pretrain_config(arguments, __doc__)))

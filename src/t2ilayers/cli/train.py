@@ -1,7 +1,7 @@
 """Train SSA-GAN on captioned pictures.
 
-  t2ilayers pretrain --steps 600 --out runs/pretraining
-  t2ilayers train --steps 1000 --out runs/shapes \\
+  t2ilayers pretrain --experiment short --steps 800 --out runs/pretraining
+  t2ilayers train --experiment short --steps 1600 --out runs/shapes \\
     --encoders runs/pretraining/encoders
   t2ilayers train --experiment cub --data cub:ROOT
   t2ilayers train ... --resume
