@@ -17,6 +17,7 @@ from t2ilayers.data import CaptionShards
 from t2ilayers.encoders import ConvImageEncoder, EncoderPair, ImageFeatures, LSTMTextEncoder, TextFeatures
 from t2ilayers.interop import official
 from t2ilayers.metrics import InceptionV3
+from t2ilayers.training import load_checkpoint
 
 from scripts import run
 
@@ -122,6 +123,20 @@ class WordEncoder(LSTMTextEncoder):
         return TextFeatures(words=None, sentence=torch.eye(8)[tokens[:, 1] - 1])
 
 
+def test_the_text_encoder_is_trained_from_where_was_said(pretrain, shards, tmp_path):
+    flags = ("--steps", "3", "--freeze-text", "2", "--save-every", "1")
+    assert pretrain(tmp_path, *SMALL, *flags).returncode == 0
+    config = PretrainConfig(image_size=32)
+    torch.manual_seed(config.seed)
+    start = script.open_encoders(config, CaptionShards(shards, "train", image_size=32)).text_encoder.state_dict()
+    moved = {}
+    for step in (2, 3):
+        state = load_checkpoint(tmp_path / f"checkpoints/step_{step:08d}.pt")
+        name = "text_encoder.embedding.weight"
+        moved[step] = not torch.equal(state["encoders"][name], start["embedding.weight"])
+    assert moved == {2: False, 3: True}
+
+
 @pytest.mark.parametrize(("chosen", "spread"), [(None, 0.2 / 12**0.5), (1.0, 1.0), (0.3, 0.3)])
 def test_embeddings_start_as_wide_as_was_said(shards, chosen, spread):
     data = CaptionShards(shards, "train", image_size=32)
@@ -186,6 +201,8 @@ def test_the_rate_falls_as_published():
         (("--steps", "2", "--lr", "1e-5"), "--lr must be at least 0.0002"),
         (("--steps", "2", "--image-size", "256"), "image_size must be 32, 64 or 128"),
         (("--steps", "2", "--embedding-std", "0"), "--embedding-std must be above 0, got 0.0"),
+        (("--steps", "2", "--freeze-text", "2"), "--freeze-text must be less than all 2 steps"),
+        (("--steps", "2", "--freeze-text", "-1"), "--freeze-text must be at least 0, got -1"),
         (("--steps", "2", "--image-width", "24"), "--image-width must be a positive multiple of 16, got 24"),
         (("--image-encoder", "inception"), "--inception-weights go together"),
         (("--image-encoder", "inception", "--inception-weights", "no.pth", "--steps", "2"), "no.pth"),

@@ -178,6 +178,28 @@ def test_encoders_learn_without_words():
 
 
 @pytest.mark.parametrize("words", [True, False])
+def test_an_image_encoder_learns_alone_what_the_text_encoder_says(words):
+    pair = make_model(image_encoder="conv").encoders
+    step = EncoderStep(pair, lr=2e-3, words=words)
+    step(BATCHES[1])  # Adam now has momenta, which must not move what is frozen
+    text, image = (
+        {name: value.clone() for name, value in part.state_dict().items()}
+        for part in (pair.text_encoder, pair.image_encoder)
+    )
+    batch = BATCHES[0]
+    with torch.no_grad():
+        sentence = pair.text_encoder.eval()(batch["tokens"], batch["lengths"]).sentence
+        expected = sentence_loss(pair.image_encoder.train()(batch["image"]).code, sentence, batch["class_ids"])
+    losses = step(batch, train_text=False)
+    torch.testing.assert_close(losses["encoders/sentence_i2t"], expected.sentence_i2t)
+    assert all(torch.equal(value, text[name]) for name, value in pair.text_encoder.state_dict().items())
+    assert not torch.equal(pair.image_encoder.stages[0].weight, image["stages.0.weight"])
+    step(batch)
+    assert not torch.equal(pair.text_encoder.embedding.weight, text["embedding.weight"])
+    assert pair.text_encoder.training
+
+
+@pytest.mark.parametrize("words", [True, False])
 def test_without_classes_all_others_are_negatives(words):
     """As the same step on a batch whose pictures have each a class of their own."""
     found = []

@@ -118,6 +118,9 @@ class PretrainConfig(RunConfig):
         experiment: Settings that take the place of the defaults below; flags override both. "short" is for minutes
             on small pictures, and for t2ilayers train --experiment short: 32 px, a narrow image encoder, whole
             captions alone in batches of 128.
+        freeze_text: Steps before the text encoder is trained too, at least 0 and fewer than there are. Trained at
+            once, as published, it gives up words that the image encoder does not see yet, such as textures. Left
+            as random as it began, it has all words seen first.
         image_size: Side of the pictures in px: 32, 64 or 128 with the small encoder, at least 75 with Inception;
             by default 64, or 299 with Inception.
         inception_weights: ImageNet weights of Inception-v3: torchvision's file, with which the encoders were
@@ -132,7 +135,7 @@ class PretrainConfig(RunConfig):
         *RunConfig.may_change, "experiment", "epochs", "steps", "lr", "measure_every", "candidates",
         "inception_weights",
     )  # fmt: skip
-    least: ClassVar = {**RunConfig.least, "epochs": 1, "steps": 1, "measure_every": 1}
+    least: ClassVar = {**RunConfig.least, "epochs": 1, "steps": 1, "measure_every": 1, "freeze_text": 0}
 
     experiment: Literal["short"] | None = None
     out: Path = Path("runs/damsm")
@@ -145,6 +148,7 @@ class PretrainConfig(RunConfig):
     embedding_std: float | None = None
     """Standard deviation of the words' embeddings at the start, above 0; by default they are uniform in
     [-0.1, 0.1], as published. In runs of minutes, 1 learns sooner."""
+    freeze_text: int = 0
     image_size: int | None = None
     inception_weights: Path | None = None
     inception_sha256: str | None = None
@@ -193,10 +197,16 @@ class PretrainConfig(RunConfig):
 
     def stop(self, pictures: int) -> int:
         """How many steps the run has."""
-        if self.steps is not None:
-            return self.steps
-        epochs = steps_or_default(self.epochs, 600, "--epochs or --steps")
-        return math.ceil(epochs * pictures / self.batch_size)
+        steps = self.steps
+        if steps is None:
+            epochs = steps_or_default(self.epochs, 600, "--epochs or --steps")
+            steps = math.ceil(epochs * pictures / self.batch_size)
+        if self.freeze_text >= steps:
+            raise ValueError(
+                f"--freeze-text must be less than all {steps} steps, or the text encoder learns nothing, got "
+                f"{self.freeze_text}; give it fewer, or the run more"
+            )
+        return steps
 
 
 # SSA-GAN as published (arXiv 2104.00567 and its code). The generator has 29,494,273 parameters, the discriminator
@@ -267,7 +277,13 @@ SHORT = TrainConfig(
     ),
 )
 SHORT_PRETRAINING = PretrainConfig(
-    experiment="short", image_size=32, image_width=32, embedding_std=1.0, batch_size=128, words=False
+    experiment="short",
+    image_size=32,
+    image_width=32,
+    embedding_std=1.0,
+    freeze_text=500,
+    batch_size=128,
+    words=False,
 )
 
 

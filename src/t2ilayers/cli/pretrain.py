@@ -166,7 +166,8 @@ def pretrain(config: PretrainConfig) -> None:
             for group in training.optimizer.param_groups:
                 group["lr"] = learning_rate(config, step * config.batch_size // len(data))
             # Measured before the step, and so the state after as many steps as the line's number says.
-            run.record(training(batch) | {f"retrieval/{name}": value for name, value in measured.items()})
+            losses = training(batch, train_text=step >= config.freeze_text)
+            run.record(losses | {f"retrieval/{name}": value for name, value in measured.items()})
         measured = retrieval(pair, held_out, config)
         run.log.draw(config.out / "losses.png")
         run.finish(

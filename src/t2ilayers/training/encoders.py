@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -74,11 +75,18 @@ class EncoderStep:
         self.parameters = [p for p in encoders.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=lr, betas=betas, fused=True)
 
-    def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Take one step on ``batch`` (on the encoders' device); the losses, detached scalars."""
+    def __call__(self, batch: Batch, *, train_text: bool = True) -> dict[str, Tensor]:
+        """Take one step on ``batch`` (on the encoders' device); the losses, detached scalars.
+
+        Without ``train_text`` the text encoder stays as it is, and drops nothing out: the image encoder alone
+        learns to agree with it. Trained from the first step on, a text encoder soon says the same of all words
+        that the pictures' encoder does not tell apart yet, which then has nothing to learn the difference from.
+        """
         self.encoders.train()
+        self.encoders.text_encoder.train(train_text)
         with autocast(batch["image"].device, self.precision):
-            text = self.encoders.text_encoder(batch["tokens"], batch["lengths"])
+            with nullcontext() if train_text else torch.no_grad():
+                text = self.encoders.text_encoder(batch["tokens"], batch["lengths"])
             image = self.encoders.image_encoder(batch["image"])
         code = self.processes.gather(image.code)
         class_ids = batch["class_ids"] if self.classes else None
