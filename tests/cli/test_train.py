@@ -93,6 +93,19 @@ def test_residuals_start_where_was_said(tmp_path, given, gate, generator):
     assert set(gates.values()) == {gate}
 
 
+@pytest.mark.parametrize("chosen", [False, True])
+def test_the_discriminator_starts_whitened_where_that_was_said(chosen):
+    config = read_train_config(["--image-size", "32", "--ndf", "8", *(["--whiten"] if chosen else [])], None)
+    data = CaptionedShapes(64, image_size=32)
+    torch.manual_seed(0)
+    first = open_model(config, data).discriminator.from_image
+    images = torch.stack([data.image(i) for i in range(len(data))])
+    with torch.no_grad():
+        answers = torch.nn.functional.conv2d(images, first.weight, first.bias).transpose(0, 1).flatten(1)
+    variances = torch.cov(answers).diagonal()
+    assert bool(variances.min() > 0.2 * variances.max() and answers.mean(1).abs().max() < 1e-3) == chosen
+
+
 def test_a_new_run_does_not_write_over_another_ones_checkpoints(whole_run):
     result = train(whole_run)
     assert result.returncode == 2

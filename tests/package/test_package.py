@@ -114,7 +114,7 @@ PUBLIC = {
         "ConditionalBatchNorm2d ConditionalNorm2d Conv2d DFAffineBlock DownBlock FiLM2d FusedSequential LeakyReLU "
         "MaskPredictor MatchingHead PreActivationBlock ProjectionHead SPADE2d SSAConv SelfAttention2d "
         "SemanticAffineBN SpectralConv2d SpectralEmbedding SpectralLinear SpectralNorm affine_parameters "
-        "chain_parameters set_gates"
+        "chain_parameters set_gates whiten"
     ),
     "t2ilayers.encoders": (
         "ConvImageEncoder EfficientNetLite0 EmptyCaptionError EncoderPair ImageFeatures InceptionImageEncoder "

@@ -216,6 +216,27 @@ def test_without_classes_all_others_are_negatives(words):
     assert one_class < 1e-3 < own_classes  # nobody to be taken for
 
 
+@pytest.mark.parametrize("text_encoder", ["frozen", "joint"])
+def test_without_classes_a_gan_has_all_others_as_negatives(text_encoder):
+    """As the same step on a batch whose pictures have each a class of their own, and not as in one class."""
+    found = []
+    for classes, ids in (
+        (True, torch.zeros(8, dtype=torch.int64)),
+        (True, torch.arange(8)),
+        (False, torch.zeros(8, dtype=torch.int64)),
+    ):
+        model = make_model(image_encoder="conv", projection=True)
+        config = StepConfig(text_encoder=text_encoder, contrast_weight=1.0, classes=classes)
+        step = SSAGANStep(model, config)
+        torch.manual_seed(1)
+        found.append(step(BATCHES[0] | {"class_ids": ids}, 0))
+    one_class, own_classes, without = found
+    assert all(torch.equal(value, own_classes[name]) for name, value in without.items())
+    for name in ("discriminator/contrast", "generator/contrast", "generator/damsm"):
+        assert one_class[name] < own_classes[name]
+    assert ("encoders/sentence_i2t" in without) == (text_encoder == "joint")
+
+
 def test_damsm_without_words_is_what_sentences_say():
     pair = make_model(image_encoder="conv").encoders.eval()
     batch, fake = BATCHES[0], torch.rand(8, 3, 32, 32) * 2 - 1

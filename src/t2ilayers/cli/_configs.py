@@ -27,6 +27,8 @@ class TrainConfig(RunConfig):
         experiment: Settings that take the place of the defaults below; flags override both. "short" is for minutes
             to hours on small pictures: a narrow model of 32 px, open gates, rates of 0.001, and frozen encoders of
             t2ilayers pretrain --experiment short. "cub" and "coco" are as published.
+        whiten: Start the discriminator's first convolution as a whitening of training pictures' patches, by which
+            it sees edges and textures sooner. Not published.
         augment: Crop and mirror training pictures at random, as published for CUB and COCO; drawn shapes stay as
             they are. Mirroring contradicts "left" and "right".
     """
@@ -58,6 +60,7 @@ class TrainConfig(RunConfig):
     residual_gate: float | None = None
     """What the learned scalars before the residual branches of generator and discriminator start at, at least 0;
     by default 0, as published. In runs of minutes start at 1: Adam moves a scalar by about its rate a step."""
+    whiten: bool = False
     steps: int | None = None
     """GAN iterations, at least 1. By default 20000 on a GPU; on a CPU, where these take days, it must be given."""
     step: Annotated[StepConfig, tyro.conf.arg(name="")] = dataclasses.field(

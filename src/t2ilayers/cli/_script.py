@@ -9,7 +9,9 @@ from typing import TypeVar
 
 import torch
 import tyro
+from torch import Tensor
 
+from ..data import BatchDataset, CaptionedDataset
 from ..training import NonFiniteLossError, keep_large_blocks, open_standard_streams, say
 
 Flags = TypeVar("Flags")
@@ -23,6 +25,11 @@ def read_flags(name: str, flags: type[Flags], arguments: Sequence[str], text: st
 def as_written(text: str | None) -> str | None:
     """A description whose lines stay lines: tyro joins those that begin with a letter, and does not wrap them."""
     return None if text is None else "\n".join(f" {line}" for line in text.splitlines() if line)
+
+
+def some_pictures(data: CaptionedDataset, seed: int) -> Tensor:
+    """``(N, 3, S, S)``: up to 256 of the training pictures, which networks start from."""
+    return BatchDataset(data, min(256, len(data)), seed=seed)[0]["image"]
 
 
 def steps_or_default(steps: int | None, default: int, flag: str) -> int:

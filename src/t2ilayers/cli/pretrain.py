@@ -24,15 +24,14 @@ import numpy as np
 import torch
 
 from .._files import written_whole
-from ..data import BatchDataset, CaptionedDataset, collate, open_dataset
+from ..data import CaptionedDataset, collate, open_dataset
 from ..encoders import ConvImageEncoder, EncoderPair, InceptionImageEncoder, LSTMTextEncoder, tokenize
 from ..interop import official
 from ..metrics import r_precision
 from ..training import EncoderStep, Run, join_processes
 from ._configs import LR_FLOOR, PretrainConfig, read_pretrain_config
-from ._script import run_script
+from ._script import run_script, some_pictures
 
-WHITENED = 256  # pictures that the small image encoder starts from
 MOST_HELD_OUT = 1000  # pictures that retrieval is measured on
 CANDIDATES = 100  # captions that a picture finds its own among, where there are as many
 
@@ -44,7 +43,7 @@ def open_encoders(config: PretrainConfig, data: CaptionedDataset) -> EncoderPair
         torch.nn.init.normal_(text_encoder.embedding.weight, std=config.embedding_std)
     if config.inception_weights is None:
         small = ConvImageEncoder(config.side, width=config.image_width)
-        small.whiten(BatchDataset(data, min(WHITENED, len(data)), seed=config.seed)[0]["image"])
+        small.whiten(some_pictures(data, config.seed))
         return EncoderPair(text_encoder, small, data.vocabulary, max_words=data.max_words)
     image_encoder = InceptionImageEncoder()
     image_encoder.load_trunk(config.inception_weights, sha256=config.inception_sha256)

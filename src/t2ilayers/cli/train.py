@@ -26,11 +26,11 @@ from ..data import CaptionedDataset, open_dataset
 from ..encoders import EncoderPair, LSTMTextEncoder
 from ..figures import mask_sheet, sample_sheet, save_image
 from ..interop import official
-from ..layers import set_gates
+from ..layers import set_gates, whiten
 from ..models import SSAGAN
 from ..training import Run, SSAGANStep, join_processes
 from ._configs import TrainConfig, read_train_config
-from ._script import run_script, steps_or_default
+from ._script import run_script, some_pictures, steps_or_default
 
 
 class Samples:
@@ -75,6 +75,8 @@ def open_model(config: TrainConfig, data: CaptionedDataset) -> SSAGAN:
     model = SSAGAN(config.model(len(data.vocabulary), data.max_words), data.vocabulary)
     if config.residual_gate is not None:
         set_gates(model, config.residual_gate)
+    if config.whiten and model.discriminator is not None:
+        whiten(model.discriminator.from_image, some_pictures(data, config.seed))
     if config.image_encoder_weights is not None:
         model.image_encoder = official.load_image_encoder(config.image_encoder_weights)
     if config.text_encoder_weights is not None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from .._weights import fill
-from ..layers import FusedSequential
+from ..layers import FusedSequential, whiten
 from ..ops._torch import exportable
 from .inception import InceptionV3Trunk
 from .inception_weights import read_inception
@@ -236,23 +236,16 @@ class ConvImageEncoder(nn.Module):
             nn.Linear(2 * channels * (_GRID // 2) ** 2, cond_dim),
         )
 
-    @torch.no_grad()
     def whiten(self, images: Tensor) -> None:
-        r"""Start the first convolution as a whitening of the patches of ``images``, which learns sooner.
+        """Start the first convolution as a whitening of the patches of ``images``, which learns sooner.
 
-        .. math:: w_{\pm i} = \pm v_i / \sqrt{\lambda_i + \epsilon}, \qquad b_{\pm i} = -w_{\pm i}^\top \overline p
-
-        ``v`` and ``lambda`` are eigenvectors and eigenvalues of the covariance of the 4x4 patches ``p``, the
-        largest first, as many pairs as half the channels; epsilon is 0.001. Neighbouring pixels are nearly alike,
-        so random filters answer to their colour far more than to edges and textures.
+        By :func:`~t2ilayers.layers.whiten`, with pairs and an epsilon of 0.001.
 
         Args:
             images: ``(N, 3, image_size, image_size)`` in [-1, 1], such as 256 of the training pictures.
 
         Raises:
             ValueError, TypeError: as from ``forward``.
-
-        Source: Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, arXiv 2404.00498, section 3.1.
 
         Example:
             >>> import torch
@@ -261,18 +254,7 @@ class ConvImageEncoder(nn.Module):
             >>> encoder.whiten(torch.rand(64, 3, 32, 32) * 2 - 1)
         """
         self._check(images)
-        first = cast(nn.Conv2d, self.stages[0])
-        bias = cast(Tensor, first.bias)
-        patches = F.unfold(images.to(first.weight), first.kernel_size, stride=first.stride)
-        patches = patches.transpose(1, 2).flatten(0, 1)  # (M, 48)
-        mean = patches.mean(dim=0)
-        centred = patches - mean
-        variances, directions = torch.linalg.eigh((centred.T @ centred / len(centred)).double())  # ascending
-        pairs = min(first.out_channels // 2, len(mean))
-        filters = directions.flip(1)[:, :pairs].T / (variances.flip(0)[:pairs, None] + 1e-3).sqrt()
-        both = torch.cat([filters, -filters]).to(first.weight)
-        first.weight[: 2 * pairs] = both.view(-1, *first.weight.shape[1:])
-        bias[: 2 * pairs] = -both @ mean
+        whiten(cast(nn.Conv2d, self.stages[0]), images, pairs=True, epsilon=1e-3)
 
     def forward(self, images: Tensor) -> ImageFeatures:
         self._check(images)

@@ -14,6 +14,7 @@ from .named_norms import AdaptiveGroupNorm2d, AdaptiveInstanceNorm2d, Conditiona
 from .spade import SPADE2d
 from .spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear, SpectralNorm
 from .ssa_conv import SSAConv
+from .whitening import whiten
 
 __all__ = [
     "ActivatedBatchNorm",
@@ -43,4 +44,5 @@ __all__ = [
     "affine_parameters",
     "chain_parameters",
     "set_gates",
+    "whiten",
 ]

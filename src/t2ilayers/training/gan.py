@@ -47,6 +47,9 @@ class MatchingAwareConfig:
             picture's caption, for all but the last picture (SSA-GAN, RAT-GAN, DF-GAN of 2020), "wrapped" the
             same, and for the last picture the first caption (GALIP), "rolled" the caption of the picture before,
             for all (DF-GAN of 2022).
+        classes: whether pictures of one class are no negatives of each other, in mismatched pairs and contrastive
+            losses. Without, all others of the batch are: where captions tell apart what one class holds, the
+            networks learn that.
         penalty: "joint" adds MA-GP to the discriminator's loss; "two-step" takes it as a second
             optimizer step on the updated weights, as the published code does.
         penalty_every: take MA-GP every so many iterations, at least 1, with so many times its weight (lazy
@@ -76,6 +79,7 @@ class MatchingAwareConfig:
     lr_generator: float = 1e-4
     lr_discriminator: float = 4e-4
     mismatched: Literal["class-aware", "shifted", "wrapped", "rolled"] = "class-aware"
+    classes: bool = True
     penalty: Literal["joint", "two-step"] = "joint"
     penalty_every: int = 1
     penalty_weight: float = 2.0
@@ -211,6 +215,8 @@ class MatchingAwareStep(Generic[ConfigT]):
             given = self.condition(batch)
         cond = given.sentence if isinstance(given, TextFeatures) else given
         cond = cond.float() if cond.dtype in (torch.float16, torch.bfloat16) else cond
+        if not self.config.classes:
+            batch = {**batch, "class_ids": torch.arange(len(cond), device=batch["class_ids"].device)}
         z = self._noise(len(cond), device)
         with autocast(device, self.config.precision):
             fake = self.generator(self.processes.own(z), self.processes.own(cond)).images

@@ -101,6 +101,7 @@ class SSAGANStep(MatchingAwareStep[StepConfig]):
             betas=(0.0, 0.9),
             gamma1=5.0,
             words=config.words,
+            classes=config.classes,
             precision=config.precision,
             processes=processes,
         )
