@@ -284,7 +284,6 @@ SHORT_PRETRAINING = PretrainConfig(
     image_size=32,
     image_width=32,
     embedding_std=1.0,
-    freeze_text=500,
     batch_size=128,
     words=False,
 )

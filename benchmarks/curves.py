@@ -1,9 +1,10 @@
-"""What a generator of drawn shapes has learned after so many iterations, by where its gates start.
+"""What a generator of drawn shapes has learned after so many iterations.
 
-    python benchmarks/gates.py 1 runs/gates_1 --image-size 32 --ngf 16 ...
+    python benchmarks/curves.py "gates at 1" runs/curve --experiment short \\
+      --encoders runs/demo/pretraining/encoders
 
 The flags are those of ``t2ilayers train``, which goes on from stage to stage. The curve is added to
-``gates_shapes.json`` under the gate.
+``curves_shapes.json`` under the name.
 """
 
 from __future__ import annotations
@@ -33,17 +34,18 @@ def measured(model: SSAGAN, classifier: AttributeClassifier) -> dict[str, float]
     return attribute_accuracy(classifier, drawn.images, captions) | {"best mask IoU": ious.best.best}
 
 
-def main(gate: str, out: Path, flags: list[str]) -> None:
+def main(name: str, out: Path, flags: list[str]) -> None:
     classifier, curve = train_attribute_classifier(32), []
     for i, steps in enumerate(STAGES):
-        command = [sys.executable, "-m", "t2ilayers", "train", "--data", "shapes", *flags, "--residual-gate", gate]
+        command = [sys.executable, "-m", "t2ilayers", "train", "--data", "shapes", *flags]
         more = ["--steps", str(steps), "--out", str(out), *(["--resume"] if i else [])]
         subprocess.run([*command, *more], check=True)
         curve.append({"iterations": steps} | measured(SSAGAN.from_pretrained(out / "model"), classifier))
         print(curve[-1], flush=True)
-        path = RESULTS / "gates_shapes.json"
-        record = json.loads(path.read_text()) if path.exists() else {"curves": {}}
-        write(path.stem, {"environment": environment("cpu"), "curves": record["curves"] | {gate: curve}})
+        path = RESULTS / "curves_shapes.json"
+        record = json.loads(path.read_text())
+        record["curves"][name] = {"environment": environment("cpu"), "after": curve}
+        write(path.stem, record)
 
 
 if __name__ == "__main__":
