@@ -13,7 +13,7 @@ import tyro
 
 from ..models import SSAGANConfig
 from ..training import RunConfig, StepConfig, fastest_precision
-from ._script import as_written, steps_or_default
+from ._script import read_flags, steps_or_default
 
 LR_FLOOR = 2e-4  # of pre-training; published
 Config = TypeVar("Config", bound=RunConfig)
@@ -307,10 +307,4 @@ def _read(
     first.add_argument("--experiment")
     given = first.parse_known_args(arguments)[0].experiment
     default = experiments.get(given, experiments[None])  # tyro refuses an unknown one, by name
-    return tyro.cli(
-        type(default),
-        prog=f"t2ilayers {name}",
-        args=arguments,
-        description=as_written(description),
-        default=default,
-    )
+    return read_flags(name, type(default), arguments, description, default)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from textwrap import shorten
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import tyro
@@ -17,9 +17,15 @@ from ..training import NonFiniteLossError, keep_large_blocks, open_standard_stre
 Flags = TypeVar("Flags")
 
 
-def read_flags(name: str, flags: type[Flags], arguments: Sequence[str], text: str | None = None) -> Flags:
-    """The flags of ``t2ilayers NAME``; its help begins with ``text``, or with the docstring of the flags."""
-    return tyro.cli(flags, prog=f"t2ilayers {name}", args=arguments, description=as_written(text))
+def read_flags(
+    name: str,
+    flags: type[Flags],
+    arguments: Sequence[str],
+    text: str | None = None,
+    default: Any = tyro.MISSING_NONPROP,
+) -> Flags:
+    """The flags of ``t2ilayers NAME`` over ``default``; its help begins with ``text``, or with their docstring."""
+    return tyro.cli(flags, prog=f"t2ilayers {name}", args=arguments, description=as_written(text), default=default)
 
 
 def as_written(text: str | None) -> str | None:

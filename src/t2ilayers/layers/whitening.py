@@ -39,10 +39,8 @@ def whiten(convolution: nn.Conv2d, images: Tensor, *, pairs: bool = False, epsil
         >>> images = torch.rand(64, 3, 32, 32) * 2 - 1
         >>> discriminator = MatchingAwareDiscriminator(32, ndf=8)
         >>> whiten(discriminator.from_image, images)
-        >>> answers = discriminator.from_image(images)[
-        ...     ..., 1:-1, 1:-1
-        ... ]  # but the padding
-        >>> bool(answers.mean((0, 2, 3)).abs().max() < 1e-4)
+        >>> inside = discriminator.from_image(images)[..., 1:-1, 1:-1]
+        >>> bool(inside.mean((0, 2, 3)).abs().max() < 1e-4)
         True
     """
     if not epsilon > 0:
@@ -69,14 +67,24 @@ def whiten(convolution: nn.Conv2d, images: Tensor, *, pairs: bool = False, epsil
             f"{tuple(images.shape)}"
         )
     weight = convolution.weight
-    patches = F.unfold(images.to(weight), sides, dilation=convolution.dilation, stride=convolution.stride)
-    patches = patches.transpose(1, 2).flatten(0, 1)  # (M, C * kh * kw)
-    mean = patches.mean(dim=0)
-    centred = patches - mean
-    variances, directions = torch.linalg.eigh((centred.T @ centred / len(centred)).double())  # ascending
-    count = min(len(weight) // 2 if pairs else len(weight), len(mean))
-    filters = directions.flip(1)[:, :count].T / (variances.flip(0)[:count, None] + epsilon).sqrt()
-    filters = (torch.cat([filters, -filters]) if pairs else filters).to(weight)
-    weight[: len(filters)] = filters.view(-1, *weight.shape[1:])
+    values = weight[0].numel()  # of a patch
+    total = weight.new_zeros(values, dtype=torch.float64)
+    squares = weight.new_zeros(values, values, dtype=torch.float64)
+    count = 0
+    for part in torch.split(images, 16):  # all patches at once would take many times the pictures' memory
+        part = part.to(total)
+        patches = F.unfold(part, sides, dilation=convolution.dilation, stride=convolution.stride)
+        patches = patches.transpose(1, 2).flatten(0, 1)
+        total += patches.sum(0)
+        squares += patches.T @ patches
+        count += len(patches)
+    mean = total / count
+    variances, directions = torch.linalg.eigh(squares / count - mean.outer(mean))  # ascending
+    kept = min(len(weight) // 2 if pairs else len(weight), len(mean))
+    # Rounding may leave a variance of 0 below it.
+    filters = directions.flip(1)[:, :kept].T / (variances.flip(0)[:kept, None].clamp(min=0) + epsilon).sqrt()
+    if pairs:
+        filters = torch.cat([filters, -filters])
+    weight[: len(filters)] = filters.view(-1, *weight.shape[1:]).to(weight)
     if convolution.bias is not None:
-        convolution.bias[: len(filters)] = -filters @ mean
+        convolution.bias[: len(filters)] = (-filters @ mean).to(weight)
