@@ -12,8 +12,8 @@ measured into ``benchmarks/results``. Both data sets start from encoders that we
     t2ilayers pretrain --data shapes --image-size 32 --image-width 32 --batch-size 128 --no-words --steps 800 \\
       --out runs/comparison/shapes/encoders
     t2ilayers build emoji emoji-datasource-google-*.tgz runs/emoji
-    t2ilayers pretrain --data runs/emoji --image-size 64 --image-width 32 --batch-size 64 --no-words --steps 800 \\
-      --out runs/comparison/emoji/encoders
+    t2ilayers pretrain --data runs/emoji --image-size 32 --image-width 32 --batch-size 128 --no-words \\
+      --embedding-std 1 --steps 800 --out runs/comparison/emoji/encoders
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SHARED = (
 DATA = {
     "shapes": (f"--data shapes {SHARED} --damsm-weight 0.2", "--data shapes", 5),
     "emoji": (
-        f"--data runs/emoji {SHARED} --damsm-weight 0 --no-words --residual-gate 1",
+        f"--data runs/emoji {SHARED} --damsm-weight 0 --no-words --residual-gate 1 --whiten",
         "--data runs/emoji --outside runs/comparison/emoji/outside.safetensors --samples 1000",
         6,
     ),
