@@ -50,7 +50,7 @@ DATA = {
     "emoji": (
         f"--data runs/emoji {SHARED} --damsm-weight 0 --no-words --residual-gate 1 --whiten",
         "--data runs/emoji --outside runs/comparison/emoji/outside.safetensors --samples 1000",
-        6,
+        4,
     ),
 }
 GENERATORS = {

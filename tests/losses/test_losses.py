@@ -325,6 +325,34 @@ def test_damsm_is_the_formula(
     assert alone.total.item() == pytest.approx(sum(expected[2:]), rel=1e-10, abs=1e-12)
 
 
+def test_further_sentences_are_negatives_of_images_alone_but_for_those_of_their_own() -> None:
+    code, sentence, others = (torch.randn(n, 5, dtype=torch.float64) for n in (3, 3, 6))
+    others[2] = 3 * sentence[1]  # the same direction is the same sentence
+    ids, others_ids = [7, 8, 7], [7, 1, 1, 8, 1, 1]
+
+    def cos(a: torch.Tensor, b: torch.Tensor) -> float:
+        return (a @ b / (a.norm() * b.norm())).item()
+
+    for classes in (False, True):
+        expected = 0.0
+        for i in range(3):
+            among = [j for j in range(3) if j == i or not (classes and ids[j] == ids[i])]
+            own = [math.exp(4 * cos(code[i], sentence[j])) for j in among]
+            further = [
+                math.exp(4 * cos(code[i], others[j]))
+                for j in range(6)
+                if (i, j) != (1, 2) and not (classes and others_ids[j] == ids[i])
+            ]
+            expected += math.log((sum(own) + sum(further)) / math.exp(4 * cos(code[i], sentence[i]))) / 3
+        given = {"class_ids": torch.tensor(ids), "others_class_ids": torch.tensor(others_ids)} if classes else {}
+        loss = sentence_loss(code, sentence, others=others, gamma3=4.0, **given)
+        assert loss.sentence_i2t.item() == pytest.approx(expected, rel=1e-10)
+        alone = sentence_loss(code, sentence, given.get("class_ids"), gamma3=4.0)
+        assert torch.equal(loss.sentence_t2i, alone.sentence_t2i)  # others have no images
+        none = sentence_loss(code, sentence, given.get("class_ids"), others=others[:0], gamma3=4.0)
+        assert none.sentence_i2t.item() == pytest.approx(alone.sentence_i2t.item(), rel=1e-12)
+
+
 def test_sentence_loss_refuses_what_does_not_fit() -> None:
     code = torch.ones(3, 4)
     for other in (torch.ones(3, 5), torch.ones(2, 4), torch.ones(4)):
@@ -334,6 +362,14 @@ def test_sentence_loss_refuses_what_does_not_fit() -> None:
         sentence_loss(code, code, torch.tensor([1, 2]))
     with pytest.raises(TypeError, match="floating"):
         sentence_loss(code.long(), code.long())
+    ids = torch.tensor([1, 2, 3])
+    with pytest.raises(ValueError, match=r"others must be \(M, D\) with the D = 4"):
+        sentence_loss(code, code, others=torch.ones(2, 5))
+    with pytest.raises(ValueError, match=r"others_class_ids must be \(2,\)"):
+        sentence_loss(code, code, ids, others=torch.ones(2, 4), others_class_ids=ids)
+    for given in ({"others": torch.ones(3, 4)}, {"class_ids": ids}):
+        with pytest.raises(ValueError, match="got them without"):
+            sentence_loss(code, code, others_class_ids=ids, **given)
 
 
 def test_damsm_gradients() -> None:

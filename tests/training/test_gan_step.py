@@ -1,5 +1,7 @@
 """The step of matching-aware GANs: with and without a text-image loss, on sentences and on classes."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -335,6 +337,34 @@ def test_contrast_teaches_codes_to_find_their_sentences():
     assert last["discriminator/contrast"] < first["discriminator/contrast"]
     assert "generator/contrast" in last
     assert "discriminator/contrast" not in step_of(0.0)(BATCHES[0], 0)
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_contrast_has_the_sentences_of_earlier_batches_as_negatives_also_after_a_checkpoint(classes):
+    def make(queue=12):
+        model = make_model(image_encoder="conv", projection=True)
+        config = dict(contrast_weight=1.0, contrast_queue=queue, contrast_temperature=0.05, classes=classes)
+        return SSAGANStep(model, StepConfig(text_encoder="frozen", damsm_weight=0.0, **config))
+
+    step = make()
+    text_encoder, discriminator = step.model.text_encoder.eval(), step.model.discriminator
+    sentences = [text_encoder(BATCHES[i]["tokens"], BATCHES[i]["lengths"]).sentence for i in range(3)]
+    run(step, 2)
+    others = torch.cat([sentences[1], sentences[0][:4]])  # 12 of 16, newest first
+    ids = torch.cat([BATCHES[1]["class_ids"], BATCHES[0]["class_ids"][:4]])
+    with torch.no_grad():
+        code = discriminator.code(discriminator.features(BATCHES[2]["image"]))
+        given = {"class_ids": BATCHES[2]["class_ids"], "others_class_ids": ids} if classes else {}
+        expected = sentence_loss(code, sentences[2], others=others, gamma3=20.0, **given).total
+    again = make()
+    again.load_state_dict(deepcopy(step.state_dict()))
+    losses = []
+    for each in (step, again):
+        torch.manual_seed(2)
+        losses.append(each(BATCHES[2], 2))
+    torch.testing.assert_close(losses[0]["discriminator/contrast"], expected)
+    assert all(torch.equal(value, losses[1][name]) for name, value in losses[0].items())
+    assert "queue" not in make(0).state_dict()
 
 
 def test_the_discriminator_sees_changed_pictures_real_and_generated_and_the_text_image_loss_does_not():

@@ -33,6 +33,7 @@ class DAMSMLoss(NamedTuple):
 
 
 _EPS = 1e-8  # below it a product of norms counts as it in a cosine
+_SAME = 1 - 1e-5  # from this cosine on two sentences count as one: float32 rounds it by some 1e-6
 
 
 def _word_similarities(regions: Tensor, words: Tensor, lengths: Tensor, gamma1: float, gamma2: float) -> Tensor:
@@ -54,12 +55,13 @@ def _word_similarities(regions: Tensor, words: Tensor, lengths: Tensor, gamma1: 
     return torch.logsumexp((gamma2 * cosines).masked_fill(padding, -torch.inf), dim=-1)
 
 
-def _both_ways(similarities: Tensor, other_of_class: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the diagonal, of rows (an image over captions) and of columns."""
-    if other_of_class is not None:
-        similarities = similarities.masked_fill(other_of_class, -torch.inf)
-    own = torch.arange(len(similarities), device=similarities.device)
-    return F.cross_entropy(similarities, own), F.cross_entropy(similarities.T, own)
+def _both_ways(similarities: Tensor, left_out: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the diagonal, of rows (an image over captions) and of as many columns."""
+    if left_out is not None:
+        similarities = similarities.masked_fill(left_out, -torch.inf)
+    n = len(similarities)
+    own = torch.arange(n, device=similarities.device)
+    return F.cross_entropy(similarities, own), F.cross_entropy(similarities[:, :n].T, own)
 
 
 class SentenceLoss(NamedTuple):
@@ -82,7 +84,13 @@ class SentenceLoss(NamedTuple):
 
 
 def sentence_loss(
-    code: Tensor, sentence: Tensor, class_ids: Tensor | None = None, *, gamma3: float = 10.0
+    code: Tensor,
+    sentence: Tensor,
+    class_ids: Tensor | None = None,
+    *,
+    others: Tensor | None = None,
+    others_class_ids: Tensor | None = None,
+    gamma3: float = 10.0,
 ) -> SentenceLoss:
     r"""The half of :func:`damsm_loss` that needs no words, at a price that large batches can pay.
 
@@ -96,17 +104,21 @@ def sentence_loss(
         code: ``(N, D)``, N >= 1.
         sentence: ``(N, D)``.
         class_ids: ``(N,)`` integers; two different samples of one class are left out. None: each its own class.
+        others: ``(M, D)``, M >= 0: further sentences that each image is told apart from, such as those of earlier
+            batches, which make up for a small one. Where one is the image's own (cosine above 1 - 1e-5), it is
+            left out.
+        others_class_ids: ``(M,)`` integers, with ``class_ids``: those of the image's class are left out too.
         gamma3: inverse temperature.
 
     Returns:
         :class:`SentenceLoss`, whose ``total`` is the loss to minimise.
 
     Raises:
-        ValueError: shapes do not agree.
+        ValueError: shapes do not agree, or others have class ids and the samples have none.
         TypeError: features are not of a floating dtype, or class ids are not integers.
 
     Source: Xu et al., AttnGAN, arXiv 1711.10485, section 3.2; alone and with large batches, Zhang et al., ConVIRT,
-    arXiv 2010.00747.
+    arXiv 2010.00747; negatives of earlier batches, He et al., MoCo, arXiv 1911.05722.
 
     Example:
         >>> import torch
@@ -119,18 +131,47 @@ def sentence_loss(
             f"code and sentence must be (N, D), alike and not empty, got {tuple(code.shape)} and "
             f"{tuple(sentence.shape)}; were both encoders made with one cond_dim?"
         )
-    if class_ids is not None:
-        if class_ids.shape != code.shape[:1]:
-            raise ValueError(f"class_ids must be (N,) = ({len(code)},), got {tuple(class_ids.shape)}")
-        check_ids("class_ids", class_ids)
-    for name, x in (("code", code), ("sentence", sentence)):
-        if not x.is_floating_point():
+    if others is not None and others.shape[1:] != sentence.shape[1:]:
+        raise ValueError(
+            f"others must be (M, D) with the D = {sentence.shape[1]} of sentence, got {tuple(others.shape)}"
+        )
+    if others_class_ids is not None and (others is None or class_ids is None):
+        raise ValueError("others_class_ids go with others and class_ids, got them without; leave them out")
+    for name, ids, of in (("class_ids", class_ids, code), ("others_class_ids", others_class_ids, others)):
+        if ids is None or of is None:
+            continue
+        if ids.shape != of.shape[:1]:
+            raise ValueError(f"{name} must be ({len(of)},), one for each sample, got {tuple(ids.shape)}")
+        check_ids(name, ids)
+    for name, x in (("code", code), ("sentence", sentence), ("others", others)):
+        if x is not None and not x.is_floating_point():
             raise TypeError(f"{name} must be of a floating dtype, got {x.dtype}.")
     code, sentence = full(code), full(sentence)
     with torch.autocast(code.device.type, enabled=False):
-        norms = code.norm(dim=1)[:, None] * sentence.norm(dim=1)
-        cosines = code @ sentence.T / norms.clamp(min=_EPS)  # (image, caption)
-        return SentenceLoss(*_both_ways(gamma3 * cosines, _others_of_class(code, class_ids)))
+        left_out = _others_of_class(code, class_ids)
+        among = sentence
+        if others is not None:
+            further = full(others)
+            among = torch.cat([sentence, further])
+            left_out = _with_others(left_out, sentence, further, class_ids, others_class_ids)
+        cosines = code @ among.T / (code.norm(dim=1)[:, None] * among.norm(dim=1)).clamp(min=_EPS)
+        return SentenceLoss(*_both_ways(gamma3 * cosines, left_out))  # (image, caption)
+
+
+def _with_others(
+    left_out: Tensor | None,
+    sentence: Tensor,
+    others: Tensor,
+    class_ids: Tensor | None,
+    others_class_ids: Tensor | None,
+) -> Tensor:
+    """(N, N + M): which of the batch's and of further sentences an image is not compared with."""
+    n = len(sentence)
+    own = left_out if left_out is not None else torch.zeros(n, n, dtype=torch.bool, device=sentence.device)
+    same = F.normalize(sentence.detach(), dim=1) @ F.normalize(others.detach(), dim=1).T > _SAME
+    if class_ids is not None and others_class_ids is not None:
+        same |= class_ids.to(same.device)[:, None] == others_class_ids.to(same.device)
+    return torch.cat([own, same], dim=1)
 
 
 def _others_of_class(code: Tensor, class_ids: Tensor | None) -> Tensor | None:

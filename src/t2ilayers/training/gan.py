@@ -59,6 +59,11 @@ class MatchingAwareConfig:
         contrast_weight: of a contrastive loss, at least 0, which leaves it out. Among all sentences of the batch
             the code of each picture must find its own: of real pictures in the discriminator's loss, of generated
             ones in the generator's (XMC-GAN, arXiv 2101.04702). It needs a discriminator with a projection.
+        contrast_queue: sentences of earlier batches, at least 0, that the code of each picture is told apart from
+            too (MoCo, arXiv 1911.05722). A small batch seldom has two captions that differ in one word alone, so
+            that nothing asks for such words. Keep it below the number of training captions.
+        contrast_temperature: what cosines are divided by in that loss, above 0. The lower, the more sentences that
+            are nearly alike count.
         diff_augment: random changes of real and generated pictures before the discriminator sees them, for a few
             thousand pictures (DiffAugment, arXiv 2006.10738). "color" contradicts captions that name colours.
         ema: decay of the averaged generator, from 0 to below 1.
@@ -85,6 +90,8 @@ class MatchingAwareConfig:
     penalty_weight: float = 2.0
     penalty_power: float = 6.0
     contrast_weight: float = 0.0
+    contrast_queue: int = 0
+    contrast_temperature: float = 0.1
     diff_augment: Literal["none", "translation,cutout", "color,translation,cutout"] = "none"
     ema: float = 0.999
     precision: Precision = "fp32"
@@ -94,15 +101,21 @@ class MatchingAwareConfig:
         self._check_choice("penalty", ("joint", "two-step"))
         self._check_choice("diff_augment", ("none", "translation,cutout", "color,translation,cutout"))
         self._check_choice("precision", ("fp32", "bf16"))
-        for name in ("lr_generator", "lr_discriminator"):
+        for name in ("lr_generator", "lr_discriminator", "contrast_temperature"):
             self._check_positive(name)
         for name, least in (
             ("penalty_every", 1),
             ("penalty_weight", 0),
             ("penalty_power", 2),
             ("contrast_weight", 0),
+            ("contrast_queue", 0),
         ):
             self._check_least(name, least)
+        if self.contrast_queue and not self.contrast_weight:
+            raise ValueError(
+                f"contrast_queue has negatives for the contrastive loss, got {self.contrast_queue} with a "
+                "contrast_weight of 0; give that a weight, such as 1"
+            )
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be in [0, 1), got {self.ema}")
 
@@ -117,6 +130,27 @@ class MatchingAwareConfig:
     def _check_least(self, name: str, least: float) -> None:
         if not getattr(self, name) >= least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+
+class _SentenceQueue:
+    """The last ``size`` sentences of earlier batches and their class ids, newest first."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.sentences: Tensor | None = None
+        self.class_ids: Tensor | None = None
+
+    def push(self, sentences: Tensor, class_ids: Tensor) -> None:
+        if self.sentences is not None and self.class_ids is not None:
+            sentences = torch.cat([sentences, self.sentences.to(sentences.device)])
+            class_ids = torch.cat([class_ids, self.class_ids.to(class_ids.device)])
+        self.sentences, self.class_ids = sentences[: self.size], class_ids[: self.size]
+
+    def state_dict(self) -> dict[str, Tensor | None]:
+        return {"sentences": self.sentences, "class_ids": self.class_ids}
+
+    def load_state_dict(self, state: dict[str, Tensor | None]) -> None:
+        self.sentences, self.class_ids = state["sentences"], state["class_ids"]
 
 
 class MatchingAwareStep(Generic[ConfigT]):
@@ -200,6 +234,7 @@ class MatchingAwareStep(Generic[ConfigT]):
         self.g_optimizer = torch.optim.Adam(g, lr=config.lr_generator, betas=betas, fused=True)
         self.d_optimizer = torch.optim.Adam(d, lr=config.lr_discriminator, betas=betas, fused=True)
         self.ema: EMA[Any] = EMA(generator, config.ema)
+        self._queue = _SentenceQueue(config.contrast_queue)
         synchronize_statistics(generator, self.processes.group)
 
     def __call__(self, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -223,6 +258,8 @@ class MatchingAwareStep(Generic[ConfigT]):
             seen = self._seen(fake, len(cond))
         losses = self._discriminator(batch, cond, seen.detach(), step)
         losses |= self._generator(batch, given, cond, fake, seen)
+        if self.config.contrast_queue:
+            self._queue.push(cond, batch["class_ids"])
         self.ema.update(self.generator, step)
         return losses
 
@@ -288,10 +325,19 @@ class MatchingAwareStep(Generic[ConfigT]):
         return self.processes.gather(mean.expand(len(images))).mean()  # over all pictures, however they are shared
 
     def _contrast(self, features: Tensor, cond: Tensor, batch: Batch) -> Tensor:
-        """Pictures must find their sentences in the whole batch, and the reverse. Features are this process's."""
+        """Pictures must find their sentences in batch and queue, sentences their pictures. Features are own ones."""
         with autocast(features.device, self.config.precision):
             codes = self.discriminator.code(features)
-        return sentence_loss(self.processes.gather(codes), cond, batch["class_ids"]).total
+        queue = self._queue
+        others = None if queue.sentences is None else queue.sentences.to(cond.device)
+        return sentence_loss(
+            self.processes.gather(codes),
+            cond,
+            batch["class_ids"],
+            others=others,
+            others_class_ids=queue.class_ids if self.config.classes else None,
+            gamma3=1 / self.config.contrast_temperature,
+        ).total
 
     def _generator(
         self, batch: Batch, given: Condition, cond: Tensor, fake: Tensor, seen: Tensor
@@ -339,6 +385,7 @@ class MatchingAwareStep(Generic[ConfigT]):
             "ema": self.ema.module,
             "g_optimizer": self.g_optimizer,
             "d_optimizer": self.d_optimizer,
+            **({"queue": self._queue} if self.config.contrast_queue else {}),
         }
 
     def _rates(self) -> list[tuple[torch.optim.Optimizer, float]]:
