@@ -144,6 +144,16 @@ def test_embeddings_start_as_wide_as_was_said(shards, chosen, spread):
     assert float(pair.text_encoder.embedding.weight.detach().std()) == pytest.approx(spread, rel=0.05)
 
 
+@pytest.mark.parametrize("chosen", [0.0, 0.25])
+def test_as_many_embedded_values_are_dropped_as_was_said(shards, chosen):
+    data = CaptionShards(shards, "train", image_size=32)
+    text_encoder = script.open_encoders(PretrainConfig(image_size=32, text_dropout=chosen), data).text_encoder
+    seen = []
+    text_encoder.dropout.register_forward_hook(lambda _, __, output: seen.append(output))
+    text_encoder.train()(torch.ones(50, 4, dtype=torch.long), torch.full((50,), 4))
+    assert float((seen[0] == 0).float().mean()) == pytest.approx(chosen, abs=0.02)
+
+
 def test_the_small_image_encoder_starts_whitened(shards):
     data = CaptionShards(shards, "train", image_size=32)
     pair = script.open_encoders(PretrainConfig(image_size=32), data)
@@ -203,6 +213,7 @@ def test_the_rate_falls_as_published():
         (("--steps", "2", "--embedding-std", "0"), "--embedding-std must be above 0, got 0.0"),
         (("--steps", "2", "--freeze-text", "2"), "--freeze-text must be less than all 2 steps"),
         (("--steps", "2", "--freeze-text", "-1"), "--freeze-text must be at least 0, got -1"),
+        (("--steps", "2", "--text-dropout", "1"), "--text-dropout must be from 0 to below 1, got 1.0"),
         (("--steps", "2", "--image-width", "24"), "--image-width must be a positive multiple of 16, got 24"),
         (("--image-encoder", "inception"), "--inception-weights go together"),
         (("--image-encoder", "inception", "--inception-weights", "no.pth", "--steps", "2"), "no.pth"),

@@ -344,12 +344,12 @@ def test_further_sentences_are_negatives_of_images_alone_but_for_those_of_their_
                 if (i, j) != (1, 2) and not (classes and others_ids[j] == ids[i])
             ]
             expected += math.log((sum(own) + sum(further)) / math.exp(4 * cos(code[i], sentence[i]))) / 3
-        given = {"class_ids": torch.tensor(ids), "others_class_ids": torch.tensor(others_ids)} if classes else {}
-        loss = sentence_loss(code, sentence, others=others, gamma3=4.0, **given)
+        known = {"class_ids": torch.tensor(ids), "others_class_ids": torch.tensor(others_ids)} if classes else {}
+        loss = sentence_loss(code, sentence, others=others, gamma3=4.0, **known)
         assert loss.sentence_i2t.item() == pytest.approx(expected, rel=1e-10)
-        alone = sentence_loss(code, sentence, given.get("class_ids"), gamma3=4.0)
+        alone = sentence_loss(code, sentence, known.get("class_ids"), gamma3=4.0)
         assert torch.equal(loss.sentence_t2i, alone.sentence_t2i)  # others have no images
-        none = sentence_loss(code, sentence, given.get("class_ids"), others=others[:0], gamma3=4.0)
+        none = sentence_loss(code, sentence, known.get("class_ids"), others=others[:0], gamma3=4.0)
         assert none.sentence_i2t.item() == pytest.approx(alone.sentence_i2t.item(), rel=1e-12)
 
 
@@ -367,9 +367,9 @@ def test_sentence_loss_refuses_what_does_not_fit() -> None:
         sentence_loss(code, code, others=torch.ones(2, 5))
     with pytest.raises(ValueError, match=r"others_class_ids must be \(2,\)"):
         sentence_loss(code, code, ids, others=torch.ones(2, 4), others_class_ids=ids)
-    for given in ({"others": torch.ones(3, 4)}, {"class_ids": ids}):
+    for only in ({"others": torch.ones(3, 4)}, {"class_ids": ids}):
         with pytest.raises(ValueError, match="got them without"):
-            sentence_loss(code, code, others_class_ids=ids, **given)
+            sentence_loss(code, code, others_class_ids=ids, **only)
 
 
 def test_damsm_gradients() -> None:

@@ -343,7 +343,7 @@ def test_contrast_teaches_codes_to_find_their_sentences():
 def test_contrast_has_the_sentences_of_earlier_batches_as_negatives_also_after_a_checkpoint(classes):
     def make(queue=12):
         model = make_model(image_encoder="conv", projection=True)
-        config = dict(contrast_weight=1.0, contrast_queue=queue, contrast_temperature=0.05, classes=classes)
+        config = dict(contrast_weight=1.0, contrast_queue=queue, classes=classes)
         return SSAGANStep(model, StepConfig(text_encoder="frozen", damsm_weight=0.0, **config))
 
     step = make()
@@ -355,7 +355,7 @@ def test_contrast_has_the_sentences_of_earlier_batches_as_negatives_also_after_a
     with torch.no_grad():
         code = discriminator.code(discriminator.features(BATCHES[2]["image"]))
         given = {"class_ids": BATCHES[2]["class_ids"], "others_class_ids": ids} if classes else {}
-        expected = sentence_loss(code, sentences[2], others=others, gamma3=20.0, **given).total
+        expected = sentence_loss(code, sentences[2], others=others, **given).total
     again = make()
     again.load_state_dict(deepcopy(step.state_dict()))
     losses = []

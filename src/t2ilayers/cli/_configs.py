@@ -25,8 +25,9 @@ class TrainConfig(RunConfig):
 
     Attributes:
         experiment: Settings that take the place of the defaults below; flags override both. "short" is for minutes
-            to hours on small pictures: a narrow model of 32 px, open gates, rates of 0.001, and frozen encoders of
-            t2ilayers pretrain --experiment short. "cub" and "coco" are as published.
+            to hours on small pictures: a narrow model of 32 px, open gates, a whitened discriminator, a
+            contrastive loss with a queue, rates of 0.001, and frozen encoders of t2ilayers pretrain
+            --experiment short. "cub" and "coco" are as published.
         whiten: Start the discriminator's first convolution as a whitening of training pictures' patches, by which
             it sees edges and textures sooner. Not published.
         augment: Crop and mirror training pictures at random, as published for CUB and COCO; drawn shapes stay as
@@ -124,6 +125,8 @@ class PretrainConfig(RunConfig):
         freeze_text: Steps before the text encoder is trained too, at least 0 and fewer than there are. Trained at
             once, as published, it gives up words that the image encoder does not see yet, such as textures. Left
             as random as it began, it has all words seen first.
+        text_dropout: Probability that a value of a word's embedding is dropped while the text encoder is trained,
+            from 0 to below 1. Without, it keeps words further apart that little tells apart.
         image_size: Side of the pictures in px: 32, 64 or 128 with the small encoder, at least 75 with Inception;
             by default 64, or 299 with Inception.
         inception_weights: ImageNet weights of Inception-v3: torchvision's file, with which the encoders were
@@ -152,6 +155,7 @@ class PretrainConfig(RunConfig):
     """Standard deviation of the words' embeddings at the start, above 0; by default they are uniform in
     [-0.1, 0.1], as published. In runs of minutes, 1 learns sooner."""
     freeze_text: int = 0
+    text_dropout: float = 0.5
     image_size: int | None = None
     inception_weights: Path | None = None
     inception_sha256: str | None = None
@@ -186,6 +190,8 @@ class PretrainConfig(RunConfig):
             raise ValueError(f"--lr must be at least {LR_FLOOR}, below which it never falls, got {self.lr}")
         if self.embedding_std is not None and not self.embedding_std > 0:
             raise ValueError(f"--embedding-std must be above 0, got {self.embedding_std}")
+        if not 0 <= self.text_dropout < 1:
+            raise ValueError(f"--text-dropout must be from 0 to below 1, got {self.text_dropout}")
         if (self.image_encoder == "inception") != (self.inception_weights is not None):
             raise ValueError("--image-encoder inception and --inception-weights go together")
         if self.image_width < 16 or self.image_width % 16:
@@ -266,12 +272,14 @@ SHORT = TrainConfig(
     mask_channels=32,
     hidden_dim=64,
     residual_gate=1.0,
+    whiten=True,
     batch_size=32,
     step=StepConfig(
         text_encoder="frozen",
         damsm_weight=0.0,
         words=False,
         contrast_weight=1.0,
+        contrast_queue=1024,
         lr_generator=1e-3,
         lr_discriminator=1e-3,
         penalty_every=4,

@@ -38,7 +38,7 @@ CANDIDATES = 100  # captions that a picture finds its own among, where there are
 
 def open_encoders(config: PretrainConfig, data: CaptionedDataset) -> EncoderPair:
     """The encoders to train."""
-    text_encoder = LSTMTextEncoder(len(data.vocabulary))
+    text_encoder = LSTMTextEncoder(len(data.vocabulary), dropout=config.text_dropout)
     if config.embedding_std is not None:
         torch.nn.init.normal_(text_encoder.embedding.weight, std=config.embedding_std)
     if config.inception_weights is None:

@@ -59,11 +59,9 @@ class MatchingAwareConfig:
         contrast_weight: of a contrastive loss, at least 0, which leaves it out. Among all sentences of the batch
             the code of each picture must find its own: of real pictures in the discriminator's loss, of generated
             ones in the generator's (XMC-GAN, arXiv 2101.04702). It needs a discriminator with a projection.
-        contrast_queue: sentences of earlier batches, at least 0, that the code of each picture is told apart from
-            too (MoCo, arXiv 1911.05722). A small batch seldom has two captions that differ in one word alone, so
-            that nothing asks for such words. Keep it below the number of training captions.
-        contrast_temperature: what cosines are divided by in that loss, above 0. The lower, the more sentences that
-            are nearly alike count.
+        contrast_queue: how many sentences of earlier batches, at least 0, the code of each picture is told apart
+            from too (MoCo, arXiv 1911.05722), but for its own and those of its class. A small batch seldom has
+            two captions that differ in one word alone, so that nothing asks for such words.
         diff_augment: random changes of real and generated pictures before the discriminator sees them, for a few
             thousand pictures (DiffAugment, arXiv 2006.10738). "color" contradicts captions that name colours.
         ema: decay of the averaged generator, from 0 to below 1.
@@ -91,7 +89,6 @@ class MatchingAwareConfig:
     penalty_power: float = 6.0
     contrast_weight: float = 0.0
     contrast_queue: int = 0
-    contrast_temperature: float = 0.1
     diff_augment: Literal["none", "translation,cutout", "color,translation,cutout"] = "none"
     ema: float = 0.999
     precision: Precision = "fp32"
@@ -101,7 +98,7 @@ class MatchingAwareConfig:
         self._check_choice("penalty", ("joint", "two-step"))
         self._check_choice("diff_augment", ("none", "translation,cutout", "color,translation,cutout"))
         self._check_choice("precision", ("fp32", "bf16"))
-        for name in ("lr_generator", "lr_discriminator", "contrast_temperature"):
+        for name in ("lr_generator", "lr_discriminator"):
             self._check_positive(name)
         for name, least in (
             ("penalty_every", 1),
@@ -114,7 +111,7 @@ class MatchingAwareConfig:
         if self.contrast_queue and not self.contrast_weight:
             raise ValueError(
                 f"contrast_queue has negatives for the contrastive loss, got {self.contrast_queue} with a "
-                "contrast_weight of 0; give that a weight, such as 1"
+                "contrast_weight of 0; give that a weight, such as 1, or the queue a length of 0"
             )
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be in [0, 1), got {self.ema}")
@@ -325,7 +322,10 @@ class MatchingAwareStep(Generic[ConfigT]):
         return self.processes.gather(mean.expand(len(images))).mean()  # over all pictures, however they are shared
 
     def _contrast(self, features: Tensor, cond: Tensor, batch: Batch) -> Tensor:
-        """Pictures must find their sentences in batch and queue, sentences their pictures. Features are own ones."""
+        """Pictures must find their sentences in batch and queue, and sentences their pictures, in the batch.
+
+        Features are this process's.
+        """
         with autocast(features.device, self.config.precision):
             codes = self.discriminator.code(features)
         queue = self._queue
@@ -336,7 +336,6 @@ class MatchingAwareStep(Generic[ConfigT]):
             batch["class_ids"],
             others=others,
             others_class_ids=queue.class_ids if self.config.classes else None,
-            gamma3=1 / self.config.contrast_temperature,
         ).total
 
     def _generator(
