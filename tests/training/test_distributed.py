@@ -20,6 +20,7 @@ RUNS = {
     "frozen": {"text_encoder": "frozen", "penalty": "two-step"},
     "contrast": {
         "contrast_weight": 1.0,
+        "contrast_queue": 10,
         "penalty_weight": 1e-3,
         "diff_augment": "color,translation,cutout",
     },
