@@ -25,9 +25,9 @@ from torch.nn import functional as F
 from t2ilayers import SSAGAN
 from t2ilayers.figures import save_image, to_picture
 
-HERO = "a big orange star on a navy background"
+HERO = "a big orange star in the centre of a navy background"
 SHAPES = (
-    "a big red star on a black background",
+    "a big red star in the centre of a black background",
     "a big blue ring on an olive background",
     "a big cyan circle on a brown background",
 )

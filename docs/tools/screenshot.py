@@ -45,6 +45,7 @@ def take(driver: Any, address: str, scheme: str, path: Path) -> None:
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     emulate(driver, WIDTH)
     page = AppPage(driver, address)
+    page.stage(4)  # whose mask is of the shape itself
     page.find("#black").click()
     page.stroke((0.1, 0.9), (0.9, 0.1))
     page.changed_from(page.first)
