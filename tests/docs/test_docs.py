@@ -213,3 +213,15 @@ def test_the_page_to_try_tells_what_was_measured_of_its_model():
     for name, generated, chance in told:
         assert float(generated) == pytest.approx(measured[name]["generated"], abs=0.0051)  # of two decimals
         assert float(chance) == pytest.approx(measured[name]["chance"], abs=0.0051)  # of two decimals
+
+
+def test_the_card_of_the_packages_model_runs_and_tells_what_was_measured():
+    card = (ROOT / "src/t2ilayers/pretrained/shapes32/README.md").read_text()
+    assert re.findall(r"^```(.*)$", card, re.MULTILINE) == ["python", "", "sh", ""]
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    assert '"shapes32"' in code
+    exec(compile(code, "README.md", "exec"), {})
+    measured = json.loads((ROOT / "benchmarks/results/shapes32.json").read_text())["attributes"]
+    told = dict(re.findall(r"\b(\w+) (\d\.\d{3})\b", card))
+    for name, result in measured.items():
+        assert float(told[name]) == pytest.approx(result["generated"], abs=0.00051)  # of three decimals

@@ -323,7 +323,8 @@ class SSAGAN(nn.Module):
             dtype: of the weights in the file: ``torch.float16`` halves it, and changes pictures by some 1e-4 of
                 their range. They are computed in float32 all the same once they are loaded. None keeps them exact.
             card: facts for a model card, ``README.md``: any of ``data``, ``license`` (the Hub's word, such as
-                ``"mit"``), ``figures`` and ``command``, as Markdown. None writes no card.
+                ``"mit"``) and ``figures``, as Markdown, and ``command``, the lines that a shell runs. None writes
+                no card.
             sheet: for the card, such as ``model.generate(captions, seed=0).sheet(captions)``; ``sheet.png``.
 
         Raises:
