@@ -115,8 +115,8 @@ demo: install
 	rm -rf $(DEMO)
 	$(BIN)/t2ilayers pretrain --experiment short --data shapes --no-classes --text-dropout 0 --freeze-text 600 \
 	  --steps 900 --seed $(SEED) --out $(DEMO)/pretraining
-	$(BIN)/t2ilayers train --experiment short --data shapes --no-classes --steps 1400 --sample-every 400 --seed $(SEED) \
-	  --encoders $(DEMO)/pretraining/encoders --out $(DEMO)
+	$(BIN)/t2ilayers train --experiment short --data shapes --no-classes --contrast-weight 1 --contrast-queue 1024 \
+	  --steps 1400 --sample-every 400 --seed $(SEED) --encoders $(DEMO)/pretraining/encoders --out $(DEMO)
 	$(BIN)/t2ilayers evaluate $(DEMO)/model --data shapes --out $(DEMO)/evaluation.json
 	@echo "pictures: $(DEMO)/samples   losses: $(DEMO)/losses.png   results: $(DEMO)/evaluation.json"
 	@echo "draw your own: $(BIN)/t2ilayers generate $(DEMO)/model 'a big red star on a black background'"

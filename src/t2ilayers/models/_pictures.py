@@ -14,6 +14,12 @@ def check_image_size(image_size: int) -> None:
         raise ValueError(f"image_size must be a power of two from 16, got {image_size}")
 
 
+def check_images(images: Tensor, image_size: int) -> None:
+    """ValueError unless they are ``(N, 3, S, S)``."""
+    if images.dim() != 4 or images.shape[1:] != (3, image_size, image_size):
+        raise ValueError(f"images must be (N, 3, {image_size}, {image_size}), got {tuple(images.shape)}")
+
+
 class ToPicture(nn.Conv2d):
     """The 3x3 convolution to a picture."""
 

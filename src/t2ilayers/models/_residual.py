@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..layers import PreActivationBlock, ProjectionHead, SelfAttention2d
 from ..ops._fast import channels_last
+from ._pictures import check_images
 
 
 class ResidualDiscriminator(nn.Module):
@@ -38,10 +39,7 @@ class ResidualDiscriminator(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """What the head looks at: ``images (N, 3, S, S)`` in [-1, 1] to ``(N, C, h, w)``."""
-        if images.dim() != 4 or images.shape[1:] != (3, self.image_size, self.image_size):
-            raise ValueError(
-                f"images must be (N, 3, {self.image_size}, {self.image_size}), got {tuple(images.shape)}"
-            )
+        check_images(images, self.image_size)
         return attend(self.blocks, self.attentions, channels_last(images))
 
     def match(self, features: Tensor, cond: Tensor | None = None) -> Tensor:

@@ -9,10 +9,50 @@ from torch.nn import functional as F
 
 from ..layers import AttentionMatchingHead, Conv2d, DownBlock, LeakyReLU, MatchingHead
 from ..ops._fast import channels_last
-from ._pictures import check_image_size
+from ._pictures import check_image_size, check_images
 
 
-class MatchingAwareDiscriminator(nn.Module):
+class Projected(nn.Module):
+    """An inner product of the sentence's direction and a linear code of all features, beside the head.
+
+    Attributes:
+        projection: features to codes, or None.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection: nn.Sequential | None = None
+
+    @staticmethod
+    def linear_code(size: int, cond_dim: int) -> nn.Sequential:
+        """Features of ``size`` values to codes ``(N, D)``."""
+        return nn.Sequential(LeakyReLU(0.2), nn.Flatten(), nn.Linear(size, cond_dim, bias=False))
+
+    def projected(self, logits: Tensor, features: Tensor, cond: Tensor) -> Tensor:
+        """``logits (N,)`` of the head, and the inner product if there is one."""
+        if self.projection is None:
+            return logits
+        return logits + (self.code(features) * F.normalize(cond, dim=1)).sum(1)
+
+    def code(self, features: Tensor) -> Tensor:
+        """What of the ``features (N, C, h, w)`` the sentence is compared with, ``(N, D)``.
+
+        Raises:
+            ValueError: the discriminator was made without ``projection``.
+
+        Example:
+            >>> import torch
+            >>> discriminator = MatchingAwareDiscriminator(16, ndf=4, projection=True)
+            >>> discriminator.code(torch.zeros(2, 16, 4, 4)).shape
+            torch.Size([2, 256])
+        """
+        if self.projection is None:
+            raise ValueError("codes need a discriminator with a projection, got one without; pass projection=True")
+        code: Tensor = self.projection(features)
+        return code
+
+
+class MatchingAwareDiscriminator(Projected):
     r"""One logit for "this is a real picture of this sentence".
 
     .. math:: D(I, e) = \mathrm{head}(\mathrm{features}(I), e)
@@ -76,12 +116,8 @@ class MatchingAwareDiscriminator(nn.Module):
         self.from_image = Conv2d(3, ndf, 3, padding=1)
         self.blocks = nn.Sequential(*(DownBlock(c_in, c_out) for c_in, c_out in pairwise(widths)))
         self.head = (AttentionMatchingHead if attention else MatchingHead)(widths[-1], 2 * ndf, cond_dim)
-        self.projection: nn.Sequential | None = None
         if projection:
-            places = 64 if attention else 16
-            self.projection = nn.Sequential(
-                LeakyReLU(0.2), nn.Flatten(), nn.Linear(places * widths[-1], cond_dim, bias=False)
-            )
+            self.projection = self.linear_code((64 if attention else 16) * widths[-1], cond_dim)
 
     def features(self, images: Tensor) -> Tensor:
         """What the head looks at: ``images (N, 3, S, S)`` in [-1, 1] to ``(N, C, 4, 4)``.
@@ -93,10 +129,7 @@ class MatchingAwareDiscriminator(nn.Module):
             ... ).shape
             torch.Size([2, 16, 4, 4])
         """
-        if images.dim() != 4 or images.shape[1:] != (3, self.image_size, self.image_size):
-            raise ValueError(
-                f"images must be (N, 3, {self.image_size}, {self.image_size}), got {tuple(images.shape)}"
-            )
+        check_images(images, self.image_size)
         return self.blocks(self.from_image(channels_last(images)))
 
     def match(self, features: Tensor, cond: Tensor) -> Tensor:
@@ -109,27 +142,7 @@ class MatchingAwareDiscriminator(nn.Module):
             ... ).shape
             torch.Size([2])
         """
-        logits = self.head(features, cond)
-        if self.projection is not None:
-            logits = logits + (self.code(features) * F.normalize(cond, dim=1)).sum(1)
-        return logits
-
-    def code(self, features: Tensor) -> Tensor:
-        """What of ``features (N, C, 4, 4)`` the sentence is compared with, ``(N, D)``.
-
-        Raises:
-            ValueError: the discriminator was made without ``projection``.
-
-        Example:
-            >>> import torch
-            >>> discriminator = MatchingAwareDiscriminator(16, ndf=4, projection=True)
-            >>> discriminator.code(torch.zeros(2, 16, 4, 4)).shape
-            torch.Size([2, 256])
-        """
-        if self.projection is None:
-            raise ValueError("codes need a discriminator with a projection, got one without; pass projection=True")
-        code: Tensor = self.projection(features)
-        return code
+        return self.projected(self.head(features, cond), features, cond)
 
     def forward(self, images: Tensor, cond: Tensor) -> Tensor:
         return self.match(self.features(images), cond)

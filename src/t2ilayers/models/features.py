@@ -6,15 +6,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from typing_extensions import Self
 
 from ..layers import Conv2d, DownBlock, LeakyReLU, MatchingHead
+from ._pictures import check_images
+from .discriminators import Projected
 
 _SIDE = 4  # of every map that a head sees
 
 
-class FeatureDiscriminator(nn.Module):
+class FeatureDiscriminator(Projected):
     r"""One logit for "this is a real picture of this sentence", by heads on maps of a frozen trunk.
 
     .. math:: f_i = \mathrm{neck}_i(\mathrm{trunk}_i(I)), \qquad
@@ -78,10 +79,8 @@ class FeatureDiscriminator(nn.Module):
         for channels, height, across in self._shapes():
             self.necks.append(_neck(channels, width, height, across))
             self.heads.append(MatchingHead(width, width, cond_dim, size=_SIDE))
-        self.projection: nn.Sequential | None = None
         if projection:
-            size = len(self.heads) * width * _SIDE**2
-            self.projection = nn.Sequential(LeakyReLU(0.2), nn.Flatten(), nn.Linear(size, cond_dim, bias=False))
+            self.projection = self.linear_code(len(self.heads) * width * _SIDE**2, cond_dim)
 
     @property
     def trunk(self) -> nn.Module:
@@ -93,10 +92,7 @@ class FeatureDiscriminator(nn.Module):
 
         Example: see the class.
         """
-        if images.dim() != 4 or images.shape[1:] != (3, self.image_size, self.image_size):
-            raise ValueError(
-                f"images must be (N, 3, {self.image_size}, {self.image_size}), got {tuple(images.shape)}"
-            )
+        check_images(images, self.image_size)
         maps = self.trunk(images)
         return torch.cat([neck(one) for neck, one in zip(self.necks, maps, strict=True)], dim=1)
 
@@ -107,29 +103,7 @@ class FeatureDiscriminator(nn.Module):
         """
         parts = torch.split(features, self.width, dim=1)
         scores = [head(part, cond) for head, part in zip(self.heads, parts, strict=True)]
-        logits = torch.stack(scores).mean(0)
-        if self.projection is not None:
-            logits = logits + (self.code(features) * F.normalize(cond, dim=1)).sum(1)
-        return logits
-
-    def code(self, features: Tensor) -> Tensor:
-        """What of ``features (N, m * width, 4, 4)`` the sentence is compared with, ``(N, D)``.
-
-        Raises:
-            ValueError: the discriminator was made without ``projection``.
-
-        Example:
-            >>> from t2ilayers.encoders import EfficientNetLite0
-            >>> discriminator = FeatureDiscriminator(
-            ...     EfficientNetLite0(), 16, width=8, projection=True
-            ... )
-            >>> discriminator.code(torch.zeros(2, 32, 4, 4)).shape
-            torch.Size([2, 16])
-        """
-        if self.projection is None:
-            raise ValueError("codes need a discriminator with a projection, got one without; pass projection=True")
-        code: Tensor = self.projection(features)
-        return code
+        return self.projected(torch.stack(scores).mean(0), features, cond)
 
     def forward(self, images: Tensor, cond: Tensor) -> Tensor:
         return self.match(self.features(images), cond)
