@@ -273,7 +273,8 @@ def headline_table(heads: dict[str, dict[str, tuple[str, str, str]]], measures: 
 def comparison(record: dict[str, Any]) -> Iterator[str]:
     """A column per variant: the mean over seeds, and the least and most of them."""
     variants = record["variants"]
-    seeds = max(len(variant["seeds"]) for variant in variants.values())
+    counts = {len(variant["seeds"]) for variant in variants.values()}
+    seeds = "–".join(map(str, sorted({min(counts), max(counts)})))
     yield f"{record['minutes']} minutes of one core each, {seeds} seeds: the mean, and the least and the most.\n"
     names = list(dict.fromkeys(name for variant in variants.values() for name in variant["values"]))
     lines = [["steps", *(str(variant["steps"]) for variant in variants.values()), ""]]

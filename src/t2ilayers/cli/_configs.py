@@ -25,8 +25,9 @@ class TrainConfig(RunConfig):
 
     Attributes:
         experiment: Settings that take the place of the defaults below; flags override both. "short" is for minutes
-            to hours on small pictures: a narrow model of 32 px, open gates, a whitened discriminator, rates of
-            0.001, and frozen encoders of t2ilayers pretrain --experiment short. "cub" and "coco" are as published.
+            to hours on small pictures: a narrow model of 32 px, open gates, a whitened discriminator, a light
+            contrastive loss, rates of 0.001, and frozen encoders of t2ilayers pretrain --experiment short.
+            "cub" and "coco" are as published.
         whiten: Start the discriminator's first convolution as a whitening of training pictures' patches, by which
             it sees edges and textures sooner. Not published.
         augment: Crop and mirror training pictures at random, as published for CUB and COCO; drawn shapes stay as
@@ -262,8 +263,8 @@ COCO = dataclasses.replace(
     steps=120 * 82_783 // 24,  # 120 epochs
     step=dataclasses.replace(CUB.step, text_encoder="frozen", damsm_weight=0.05),
 )
-# Not published: what was found to draw most in minutes of two cores (README, "What it reaches"). No contrastive loss:
-# of a few thousand pictures the discriminator learns it by heart.
+# Not published: what was found to draw most in minutes of two cores (docs/results.md). A contrastive
+# weight of 1 draws shapes sooner, but of a few thousand pictures the discriminator learns that loss by heart.
 SHORT = TrainConfig(
     experiment="short",
     image_size=32,
@@ -278,6 +279,7 @@ SHORT = TrainConfig(
         text_encoder="frozen",
         damsm_weight=0.0,
         words=False,
+        contrast_weight=0.1,
         lr_generator=1e-3,
         lr_discriminator=1e-3,
         penalty_every=4,

@@ -58,7 +58,8 @@ class MatchingAwareConfig:
         penalty_power: of MA-GP, at least 2.
         contrast_weight: of a contrastive loss, at least 0, which leaves it out. Among all sentences of the batch
             the code of each picture must find its own: of real pictures in the discriminator's loss, of generated
-            ones in the generator's (XMC-GAN, arXiv 2101.04702). It needs a discriminator with a projection.
+            ones in the generator's (XMC-GAN, arXiv 2101.04702). It needs a discriminator with a projection. With
+            a weight of 1, a few thousand pictures are soon learned by heart.
         contrast_queue: how many sentences of earlier batches, at least 0, the code of each picture is told apart
             from too (MoCo, arXiv 1911.05722), but for its own and those of its class. A small batch seldom has
             two captions that differ in one word alone, so that nothing asks for such words.
