@@ -332,8 +332,9 @@ def page(results: Path) -> str:
         parts.append("## Speed\n\nNo timings have been recorded: `python benchmarks/op.py` writes them.\n")
     if evaluations:
         parts += ["## What trained models reach\n", *evaluations_section(evaluations)]
-    for record in compared.values():
-        parts += [f"## Generators and recipes compared, {record['data']}\n", *comparison(record)]
+    for name, record in compared.items():
+        of = name.removeprefix("comparison_").replace("_", " ")
+        parts += [f"## Generators and recipes compared, {of}\n", *comparison(record)]
     if runs:
         parts += ["## Training runs\n", *runs_section(runs)]
     return "\n".join(parts)
