@@ -26,7 +26,7 @@ def asked(model: SSAGAN, batches: BatchDataset) -> dict[str, float]:
     logits, others, right = [], [], []
     for i in range(BATCHES):
         batch = batches[i]
-        sentences = model.encode(batch["captions"]).sentence
+        sentences = model.encode(batch["captions"])
         features = model.discriminator.features(batch["image"])
         logits.append(model.discriminator.match(features, sentences).mean())
         others.append(model.discriminator.match(features, sentences.roll(1, 0)).mean())
