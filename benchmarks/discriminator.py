@@ -3,7 +3,7 @@
     python benchmarks/discriminator.py emoji runs/emoji runs/comparison/emoji/*_0/model
 
 Logits of pictures with their own captions, and how much higher they are than with the caption of the next picture
-in the batch of 32; of discriminators with a projection also how often a picture finds its caption among the batch's.
+in the batch of 32; of discriminators with a projection also how often a picture finds its caption in the batch.
 """
 
 from __future__ import annotations
