@@ -119,15 +119,14 @@ def measure_time(data: str, variants: Sequence[str]) -> None:
     write(path.stem, {"minutes": DATA[data][2], "times": times})
 
 
-def steps_of(measured: dict[str, Any], variant: str) -> int:
-    """As many as the minutes hold; what differs from SSA-GAN by a weight alone takes its time."""
-    times = measured["times"]
-    steps: int = times.get(variant, times["ssa"])["steps"]
-    return steps
+def steps_of(times: dict[str, Any], variant: str) -> int:
+    """As many as the minutes hold; weights of the contrastive loss that were not timed take as many as SSA-GAN."""
+    alike = variant.startswith("contrast-") and variant not in times
+    return int(times["ssa" if alike else variant]["steps"])
 
 
 def run(data: str, variant: str, seed: int) -> None:
-    steps = steps_of(json.loads((RESULTS / f"comparison_{data}_time.json").read_text()), variant)
+    steps = steps_of(json.loads((RESULTS / f"comparison_{data}_time.json").read_text())["times"], variant)
     out = folder_of(data, variant, seed)
     command = ["train", *flags_of(data, variant), "--steps", str(steps), "--seed", str(seed)]
     command += ["--sample-every", "1000000", "--save-every", "200", "--out", str(out)]
@@ -173,7 +172,7 @@ def collect(data: str) -> None:
             variants[variant] = {
                 "program": f"python benchmarks/masks.py {variant}" if variant in MASKS else "t2ilayers",
                 "flags": shlex.join(flags_of(data, variant)),
-                "steps": steps_of(times, variant),
+                "steps": steps_of(times["times"], variant),
                 "seeds": list(runs),
                 "values": {name: [run[name] for run in runs.values()] for name in next(iter(runs.values()))},
             }
